@@ -1,0 +1,33 @@
+"""Errors of the pipeline room, and the exit status that each one means."""
+
+from spexmap import SpexmapError
+
+
+class JobError(SpexmapError, ValueError):
+    """The job file or what it names is wrong; nothing was started (exit status 2)."""
+
+    exit_status = 2
+
+
+class GridError(JobError):
+    """The region and the grid do not fit each other."""
+
+
+class SeriesChanged(JobError):
+    """The output holds a series of this name with another grid, classes, model, composite or mask."""
+
+
+class RunInterrupted(SpexmapError, RuntimeError):
+    """Storage or cluster was lost in the middle; the same command goes on where this one stopped (exit status 3)."""
+
+    exit_status = 3
+
+
+class OutputHeld(SpexmapError, RuntimeError):
+    """Another run holds this output (exit status 4)."""
+
+    exit_status = 4
+
+
+class ReadFailed(SpexmapError, OSError):
+    """A scene could not be read for a block, after retries on fresh handles."""

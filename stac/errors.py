@@ -1,0 +1,15 @@
+"""Errors of the catalog room."""
+
+from spexmap import SpexmapError
+
+
+class CatalogError(SpexmapError, OSError):
+    """A catalog could not be read: not found, not STAC, or a server that kept failing."""
+
+
+class SceneRefused(SpexmapError, ValueError):
+    """An item that cannot become a scene; the message says which item and why."""
+
+
+class UnknownCollection(SpexmapError, ValueError):
+    """The catalog does not hold the collection that the job names."""

@@ -1,0 +1,82 @@
+"""What is written is whole, what is listed is there, and an output that cannot be written is refused before anything starts."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JobError, OutputHeld
+from pipeline.lease import PATH, Lease
+from pipeline.storage import Storage
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "out") if request.param == "local" else f"memory://{tmp_path.name}-{request.node.name.translate({91: 45, 93: 45})}")
+
+
+def test_bytes_come_back_and_are_listed(storage: Storage) -> None:
+    storage.write_bytes("a/b.json", b"one")
+    storage.write_bytes("a/b.json", b"two")
+    storage.write_bytes("c.txt", b"")
+    assert storage.read_bytes("a/b.json") == b"two"
+    assert storage.find() == ["a/b.json", "c.txt"]
+    assert storage.find("a") == ["a/b.json"]
+    assert storage.find("nowhere") == []
+    assert storage.size("a/b.json") == 3
+
+
+def test_create_wins_once(storage: Storage) -> None:
+    assert storage.create_bytes("lease", b"first")
+    assert not storage.create_bytes("lease", b"second")
+    assert storage.read_bytes("lease") == b"first"
+    assert storage.find() == ["lease"]
+
+
+def test_files_arrive_whole(storage: Storage, tmp_path: Path) -> None:
+    local = tmp_path / "raster.tif"
+    local.write_bytes(os.urandom(100_000))
+    storage.put_file(local, "t/v1/raster.tif")
+    assert storage.read_bytes("t/v1/raster.tif") == local.read_bytes()
+    assert storage.find() == ["t/v1/raster.tif"]
+
+
+def test_deleting_nothing_is_no_error(storage: Storage) -> None:
+    storage.delete("nothing")
+    storage.write_bytes("d/e", b"x")
+    storage.delete("d")
+    assert not storage.exists("d/e")
+
+
+def test_check_writable_leaves_nothing(storage: Storage) -> None:
+    storage.check_writable()
+    assert storage.find() == []
+
+
+def test_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(JobError, match="cannot be written"):
+        Storage(str(tmp_path / "file" / "out")).check_writable()
+
+
+def test_second_run_is_told_who_holds_the_output(storage: Storage) -> None:
+    with Lease(storage), pytest.raises(OutputHeld, match=f"process {os.getpid()} on"), Lease(storage):
+        pass
+    with Lease(storage):
+        assert storage.exists(PATH)
+    assert not storage.exists(PATH)
+
+
+def test_lease_of_a_dead_process_is_taken_over(storage: Storage) -> None:
+    with Lease(storage):
+        record = json.loads(storage.read_bytes(PATH))
+    storage.write_bytes(PATH, json.dumps({**record, "process_started": record["process_started"] - 1000}).encode())
+    with Lease(storage):
+        assert json.loads(storage.read_bytes(PATH))["pid"] == os.getpid()
+
+
+def test_damaged_lease_is_taken_over(storage: Storage) -> None:
+    storage.write_bytes(PATH, b"{")
+    with Lease(storage):
+        assert json.loads(storage.read_bytes(PATH))["pid"] == os.getpid()
