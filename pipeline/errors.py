@@ -31,3 +31,9 @@ class OutputHeld(SpexmapError, RuntimeError):
 
 class ReadFailed(SpexmapError, OSError):
     """A scene could not be read for a block, after retries on fresh handles."""
+
+
+class NoScenes(SpexmapError):
+    """The catalog has no scene of the region in the period: a plain sentence, not a failure (exit status 0)."""
+
+    exit_status = 0

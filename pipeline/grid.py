@@ -1,8 +1,9 @@
 """One snapped pixel grid for a whole series, its tiles and its blocks.
 
-Pixels have global indices: column 0 starts at the grid's origin and counts east, row 0 starts there and counts south, both may be negative. A `PixelBox` is a rectangle
-of such indices and `Grid.geobox` turns it into the `odc.geo.GeoBox` that everything else works with. Windows of the model, cells of the reader and tiles of the product all
-lie on lattices that are anchored at index (0, 0), so what a pixel gets does not depend on the region, block or tile that it was computed in.
+Pixels have global indices: column 0 starts at the grid's origin and counts east, row 0 starts there and counts south, both may be negative. A
+`PixelBox` is a rectangle of such indices and `Grid.geobox` turns it into the `odc.geo.GeoBox` that everything else works with. Windows of the model,
+cells of the reader and tiles of the product all lie on lattices that are anchored at index (0, 0), so what a pixel gets does not depend on the
+region, block or tile that it was computed in.
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Grid:
 
     def geobox(self, box: PixelBox) -> GeoBox:
         """Return the GeoBox of `box`: the one currency for grids outside this module."""
-        return GeoBox(box.shape, self.transform * Affine.translation(box.left, box.top), CRS(self.crs))
+        x, y = self.transform.c + box.left * self.resolution, self.transform.f - box.top * self.resolution
+        return GeoBox(box.shape, Affine(self.resolution, 0, x, 0, -self.resolution, y), CRS(self.crs))
 
     def tile_id(self, cell: PixelBox) -> str:
         """Return the name of the tile whose uncut lattice cell is `cell`, for example ``epsg32633-10m-e0004-n0050``.
@@ -99,3 +101,20 @@ class Grid:
     def _resolution_slug(self) -> str:
         unit = "deg" if CRS(self.crs).geographic else "m" if CRS(self.crs).units[0].startswith("met") else "u"
         return f"{self.resolution:g}".replace(".", "p").replace("-", "m").replace("+", "") + unit
+
+
+def block_boxes(box: PixelBox, side: int, stride: int) -> tuple[PixelBox, ...]:
+    """Return blocks of at most `side` pixels that cover `box` exactly once, row by row.
+
+    They begin on the lattice of `stride` pixels anchored at (0, 0), where the model's windows begin, so that a small box is not cut more often
+    than its size asks for.
+    """
+    rows = _cuts(box.top, box.bottom, side, stride)
+    columns = _cuts(box.left, box.right, side, stride)
+    return tuple(PixelBox(top, left, bottom, right) for top, bottom in rows for left, right in columns)
+
+
+def _cuts(start: int, stop: int, side: int, stride: int) -> list[tuple[int, int]]:
+    first = start // stride * stride
+    first += (start - first) // side * side
+    return [(max(start, at), min(stop, at + side)) for at in range(first, stop, side)]

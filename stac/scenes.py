@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
+from datetime import datetime as Datetime
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ class Scene:
     collection: str
     sensor: str
     """Name of the sensor profile: sentinel-2, landsat, hls, naip."""
-    datetime: datetime
+    datetime: Datetime
     """Acquisition, aware, UTC."""
     footprint: BaseGeometry
     """Polygon or multipolygon in degrees (EPSG:4326); split at the antimeridian where it crosses."""
@@ -92,7 +93,7 @@ class Scene:
     """Processing version that tells two products of the same acquisition apart (baseline, generation time)."""
     calibration: str = ""
     """Why the numbers are scaled as they are, in words (Sentinel-2's offset: pixels, flag or baseline)."""
-    updated: datetime | None = None
+    updated: Datetime | None = None
     """When the catalog last changed the item; None where it does not say."""
     href: str | None = None
     """The item's own document, unsigned: what `derived_from` links to."""
@@ -127,7 +128,7 @@ class Scene:
             datetime=_utc(data["datetime"]),
             footprint=shape(data["footprint"]),
             bands={name: BandSource(**band) for name, band in data["bands"].items()},
-            mask=None if data["mask"] is None else MaskSource(**{k: tuple(v) if isinstance(v, list) else v for k, v in data["mask"].items()}),
+            mask=None if data["mask"] is None else MaskSource(**_tuples(data["mask"])),
             cloud_cover=data["cloud_cover"],
             processing=data["processing"],
             calibration=data["calibration"],
@@ -137,5 +138,9 @@ class Scene:
         )
 
 
-def _utc(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def _utc(text: str) -> Datetime:
+    return Datetime.fromisoformat(text).astimezone(UTC)

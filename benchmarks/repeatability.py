@@ -1,0 +1,80 @@
+"""The same job, cut and worked otherwise: the same class at every pixel, and the same bytes wherever the tile side is the same.
+
+    python benchmarks/repeatability.py [FOLDER]
+
+Variants: another block side, another tile side, scenes listed in another order, two workers, a fresh second run. The demo's two UTM zones make every variant reproject.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from common import differences, published_files, spexmap
+
+SIZE = 512
+
+
+def landcover(output: Path) -> tuple[np.ndarray, object]:
+    """Return classes and transform of the output's only period."""
+    with rasterio.open(next(output.glob("*/*/landcover.vrt"))) as dataset:
+        return dataset.read(1), dataset.transform
+
+
+def reversed_catalog(demo: Path) -> Path:
+    """Write the demo's items as an item collection, last first, and return its path."""
+    items = []
+    for path in sorted(demo.rglob("*.json"), reverse=True):
+        document = json.loads(path.read_text())
+        if document.get("type") == "Feature" and "assets" in document:
+            for asset in document["assets"].values():
+                asset["href"] = str((path.parent / asset["href"]).resolve())
+            document["links"] = [{"rel": "self", "href": str(path.resolve()), "type": "application/geo+json"}]
+            items.append(document)
+    target = demo / "reversed.geojson"
+    target.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
+    return target
+
+
+def main() -> int:
+    """Run all variants and return the exit status."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="repeatability-"))
+    demo = folder / "demo"
+    spexmap("demo", str(demo), "--size", str(SIZE))
+    base = ["run", str(demo / "job.yaml"), "--set=grid.tile=512"]
+    variants = {
+        "first": ["--block=512"],
+        "again": ["--block=512"],
+        "block 256": ["--block=256"],
+        "block 300, no multiple of the stride": ["--block=300"],
+        "scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=512"],
+        "two workers": ["--workers=2", "--block=256"],
+        "tile 320": ["--set=grid.tile=320", "--block=320"],
+        "tile 2048": ["--set=grid.tile=2048"],
+    }
+    wrong, expected, classes = [], {}, np.zeros(0)
+    for number, (name, options) in enumerate(variants.items()):
+        output = folder / f"variant-{number}"
+        spexmap(*base, f"--set=output={output}", *options)
+        files, (drawn, transform) = published_files(output), landcover(output)
+        if name == "first":
+            expected, classes, first_transform = files, drawn, transform
+        same_shape = drawn.shape == classes.shape and transform == first_transform
+        pixels = int((drawn != classes).sum()) if same_shape else drawn.size
+        changed = [] if name.startswith("tile") else differences(expected, files)
+        print(f"{name}: {pixels} of {drawn.size} pixels differ, {len(changed)} of {len(files)} files differ", *changed[:6], sep="\n    ", flush=True)
+        if pixels or changed:
+            wrong.append(name)
+    print(
+        "repeatability:",
+        f"FAILED for {', '.join(wrong)}" if wrong else "every variant gives the same classes and, with the same tiles, the same bytes",
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

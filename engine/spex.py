@@ -1,0 +1,286 @@
+"""The way in: load a model, ask it about reflectance, get probabilities and sentences."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from engine.bands import band, check_bands, in_wavelength_order
+from engine.configuration import SpexConfig
+from engine.errors import InvalidReflectance, UnknownBand, UnknownClass
+from engine.explanation import describe, measure
+from engine.modeling import Planner, SpexForLandCover
+from engine.models import find_model, fingerprint
+from engine.processing import Request, SpexProcessor
+from engine.spie import canonical_instruction
+from engine.windows import blend_weights, window_starts
+
+WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
+"""Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels."""
+
+DIGITAL_NUMBERS = 1.5
+"""A median above this is no reflectance."""
+
+
+class UnusedBand(UserWarning):
+    """A channel that these weights were not trained on is left out."""
+
+
+@dataclass(frozen=True)
+class ClassQuery:
+    """One class asked for. Only `name` is needed; `Spex.resolve` fills in what is empty."""
+
+    name: str
+    """What the map calls it; a word that the model knows, unless `instruction` names the class."""
+    title: str = ""
+    instruction: str = ""
+    """Sentence that asks for it; empty: the canonical one."""
+    threshold: float | None = None
+    """Probability 0..1 below which a pixel is not given to this class; None: the model's own."""
+    color: str = ""
+    """``#rrggbb``"""
+    target: str = ""
+    """The model's own name of the class."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What `Spex.segment` gives for N chips and K classes."""
+
+    probabilities: NDArray[np.float32]
+    """(N, K, H, W) in 0..1, NaN where there is no data."""
+    presence: NDArray[np.float32]
+    """(N, K) in 0..1: that the class is there at all, as the language model says before its answer; NaN for large chips."""
+    classes: tuple[ClassQuery, ...]
+    reflectance: NDArray[np.float32]
+    bands: tuple[str, ...]
+
+    def explain(self, index: int) -> str:
+        """Return one sentence per class about chip `index`; every number in it is computed from the mask and the bands."""
+        statistics = measure(
+            self.probabilities[index],
+            self.reflectance[index],
+            self.bands,
+            [each.target for each in self.classes],
+            [each.title for each in self.classes],
+            [each.threshold or 0.0 for each in self.classes],
+        )
+        return " ".join(describe(statistics))
+
+
+class Spex:
+    """A trained SPEX, ready to map."""
+
+    def __init__(self, model: SpexForLandCover, processor: SpexProcessor, folder: Path | None = None, device: str = "cpu") -> None:
+        self.model = model.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+        self.model.train(False)
+        self.processor, self.folder, self.device = processor, folder, device
+
+    @classmethod
+    def load(cls, path_or_id: str | Path, device: str = "auto", threads: int | None = None) -> Spex:
+        """Return the model of a folder, URL, shipped name or Hugging Face id.
+
+        Parameters
+        ----------
+        path_or_id
+            See `engine.models.find_model`.
+        device
+            ``auto`` takes CUDA where there is one, else the CPU; or any PyTorch device.
+        threads
+            Intra-op threads of PyTorch, process-wide; part of the numerical identity. None leaves them.
+
+        Raises
+        ------
+        ModelNotFound
+            There is no complete model there.
+        """
+        folder = find_model(path_or_id)
+        if threads is not None:
+            torch.set_num_threads(threads)
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        model = SpexForLandCover(SpexConfig.from_pretrained(folder))
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return cls(model, SpexProcessor.from_pretrained(folder), folder, chosen)
+
+    @property
+    def config(self) -> SpexConfig:
+        """The model's configuration."""
+        config: SpexConfig = self.model.config
+        return config
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Canonical names of the bands that the weights were trained to use, in wavelength order."""
+        return in_wavelength_order(tuple(self.config.bands))
+
+    @property
+    def required_bands(self) -> tuple[str, ...]:
+        """Bands without which `segment` and `planner` refuse."""
+        return tuple(self.config.required_bands)
+
+    @property
+    def known_classes(self) -> tuple[str, ...]:
+        """Names of the classes that the model knows."""
+        return tuple(self.processor.lexicon.terms)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the model's files in canonical order, hex; of a model in memory only, empty."""
+        return "" if self.folder is None else fingerprint(self.folder)
+
+    @property
+    def model_card(self) -> dict[str, Any]:
+        """Facts for a catalog's model item: name, architecture, parameters, framework, bands, classes, fingerprint."""
+        return {
+            "name": self.config.name,
+            "architecture": "SPEX",
+            "framework": "pytorch",
+            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "tasks": ["semantic-segmentation"],
+            "bands": [{"name": each, "center_wavelength": band(each).centre, "full_width_half_max": band(each).width} for each in self.bands],
+            "required_bands": list(self.required_bands),
+            "classes": list(self.known_classes),
+            "data_type": "float32",
+            "window": WINDOW,
+            "fingerprint": self.fingerprint,
+        }
+
+    def resolve(self, classes: Sequence[str | ClassQuery]) -> tuple[ClassQuery, ...]:
+        """Return the classes complete: target, title, instruction, threshold and colour.
+
+        Raises
+        ------
+        UnknownClass
+            A word is unknown (the nearest known ones are named), a class is asked twice, or none is asked.
+        """
+        asked = tuple(self._resolve(ClassQuery(each) if isinstance(each, str) else each) for each in classes)
+        if not asked:
+            raise UnknownClass(f"no class asked for; the model knows {', '.join(self.known_classes)}")
+        for query in asked:
+            same = [each.name for each in asked if each.target == query.target]
+            if len(same) > 1:
+                raise UnknownClass(f"classes {', '.join(map(repr, same))} all mean {query.target}; ask for it once")
+        return asked
+
+    def _resolve(self, query: ClassQuery) -> ClassQuery:
+        lexicon = self.processor.lexicon
+        target = query.target or (lexicon.find_in(query.instruction) if query.instruction else None) or lexicon.find(query.name)
+        known = next(each for each in self.config.classes if each["name"] == lexicon.find(target))
+        if query.color and not re.fullmatch("#[0-9a-fA-F]{6}", query.color):
+            raise UnknownClass(f"class {query.name!r}: color {query.color!r} is not of the form #rrggbb")
+        return replace(
+            query,
+            name=known["name"] if not query.instruction and lexicon.find(query.name) == known["name"] else query.name,
+            target=known["name"],
+            title=query.title or known["title"],
+            instruction=query.instruction or canonical_instruction(lexicon.terms[known["name"]].phrase),
+            threshold=known["threshold"] if query.threshold is None else query.threshold,
+            color=query.color.lower() or known["color"],
+        )
+
+    def planner(self, bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Planner:
+        """Return the fixed graph of a band set and a list of classes.
+
+        The module maps reflectance (n, C, h, w) float32 with NaN = no data to probabilities (n, K, h, w) float32; h and w must be
+        multiples of `config.stride`.
+
+        Raises
+        ------
+        UnknownBand, UnknownClass
+            As `segment` does; here a band that the weights were not trained on is refused as well.
+        """
+        check_bands(bands, self.required_bands)
+        unused = [name for name in bands if name not in self.bands]
+        if unused:
+            raise UnknownBand(f"these weights do not use {', '.join(unused)}; leave out those channels; used: {', '.join(self.bands)}")
+        requests = [Request(each.target, each.instruction) for each in self.resolve(classes)]
+        return Planner(self.model, self.processor.prompts([requests]), bands).eval().to(self.device)
+
+    @torch.inference_mode()
+    def segment(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Segmentation:
+        """Return what the model sees.
+
+        Parameters
+        ----------
+        reflectance
+            (N, C, H, W) surface reflectance, 0..1, slightly negative allowed, NaN = no data; any height and width.
+        bands
+            Canonical names of the C channels in their order. Channels that the weights were not trained on are left out with a warning.
+        classes
+            Names or queries of K classes.
+
+        Raises
+        ------
+        UnknownBand, UnknownClass, InvalidReflectance
+            A wrong band set, a word that the model does not know, or an array that cannot be reflectance of these bands.
+        """
+        values = check_reflectance(reflectance, bands)
+        check_bands(bands, self.required_bands)
+        used = [i for i, name in enumerate(bands) if name in self.bands]
+        if len(used) < len(bands):
+            left = ", ".join(name for name in bands if name not in self.bands)
+            warnings.warn(f"these weights do not use {left}; left out", UnusedBand, stacklevel=2)
+        queries = self.resolve(classes)
+        values, names = values[:, used], tuple(bands[i] for i in used)
+        planner = self.planner(names, queries)
+        chips = [self._chip(planner, chip) for chip in values]
+        return Segmentation(np.stack([p for p, _ in chips]), np.stack([s for _, s in chips]), queries, values, names)
+
+    def _chip(self, planner: Planner, chip: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return probabilities (K, H, W) and presence (K,) of one chip (C, H, W)."""
+        height, width = chip.shape[1:]
+        if max(height, width) > LARGEST_CHIP:
+            result, presence = self._in_windows(planner, chip), np.full(planner.classes, np.nan, np.float32)
+        else:
+            output = planner.predict(self._tensor(chip, *(-(-side // self.config.stride) * self.config.stride for side in (height, width))))
+            result, presence = output[0][0, :, :height, :width].cpu().numpy(), output[1][0].cpu().numpy()
+        result[:, np.isnan(chip).all(0)] = np.nan
+        return result, presence
+
+    def _in_windows(self, planner: Planner, chip: NDArray[np.float32]) -> NDArray[np.float32]:
+        height, width = chip.shape[1:]
+        weight = np.outer(*[blend_weights(WINDOW, STRIDE)] * 2).astype(np.float32)
+        margin = WINDOW - STRIDE
+        padded = np.pad(chip, ((0, 0), *((margin, WINDOW) for _ in range(2))), constant_values=np.nan)
+        total = np.zeros((planner.classes, *padded.shape[1:]), np.float32)
+        for top in window_starts(0, height, WINDOW, STRIDE):
+            for left in window_starts(0, width, WINDOW, STRIDE):
+                where = np.s_[:, margin + top : margin + top + WINDOW, margin + left : margin + left + WINDOW]
+                total[where] += planner(self._tensor(padded[where], WINDOW, WINDOW))[0].cpu().numpy() * weight
+        inside: NDArray[np.float32] = total[:, margin : margin + height, margin : margin + width] / np.float32(margin + 1) ** 2
+        return inside
+
+    def _tensor(self, chip: NDArray[np.float32], height: int, width: int) -> torch.Tensor:
+        padding = ((0, 0), (0, height - chip.shape[1]), (0, width - chip.shape[2]))
+        return torch.from_numpy(np.pad(chip, padding, constant_values=np.nan))[None].to(self.device)
+
+
+def check_reflectance(reflectance: NDArray[np.floating], bands: Sequence[str]) -> NDArray[np.float32]:
+    """Return the array as float32 if it can be reflectance of these bands, else raise `InvalidReflectance`."""
+    array = np.asarray(reflectance)
+    if array.ndim != 4:
+        raise InvalidReflectance(f"reflectance has shape {array.shape}; it must be (N, C, H, W): chips, bands, height, width")
+    if 0 in array.shape:
+        raise InvalidReflectance(f"reflectance is empty: shape {array.shape}")
+    if array.shape[1] != len(bands):
+        raise InvalidReflectance(f"reflectance has {array.shape[1]} channels but {len(bands)} bands are named: {', '.join(bands)}")
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise InvalidReflectance(f"reflectance is {array.dtype}; it must be floating point")
+    values = array.astype(np.float32)
+    finite = np.isfinite(values)
+    if np.isinf(values).any():
+        raise InvalidReflectance("reflectance holds infinite values; mark pixels without data by NaN")
+    if finite.any() and float(np.median(np.abs(values[finite]))) > DIGITAL_NUMBERS:
+        median = float(np.median(values[finite]))
+        raise InvalidReflectance(f"median {median:g} is no reflectance: these look like digital numbers; apply the product's scale and offset first")
+    return values

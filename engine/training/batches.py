@@ -1,0 +1,114 @@
+"""Batches of SPEX's training: chips, the classes asked about them, and the words. Batch k of a seed is always the same batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine.modeling import Prompts
+from engine.processing import Request, SpexProcessor, Term
+from engine.spie import Region, attributes_text, canonical_answer, describe_regions, find_regions, spectral_prior, training_instruction
+from engine.spie.grammar import INSTRUCTIONS
+from engine.training.augment import SENSORS, Sample, as_sensor, draw_sample, other_light, pick, with_gaps
+from engine.training.data import CLASSES, IGNORE, Chips, sampling_weights
+from engine.training.rededge import RedEdge
+
+ASKED = ((0.10, 1), (0.15, 2), (0.15, 3), (0.60, 4))
+"""How often training asks how many classes at once."""
+
+ATTRIBUTE_CHANCE, DESCRIPTION_CHANCE, REGIONS_IN_TEXT = 0.15, 0.25, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's input."""
+
+    reflectance: Tensor
+    """(n, C, h, w) float32"""
+    target: Tensor
+    """(n, h, w) int64: position of the pixel's class among those asked, K where it was not asked, 255 ignored."""
+    prompts: Prompts
+    bands: tuple[str, ...]
+
+
+class BatchMaker:
+    """Makes batch after batch of a set of chips."""
+
+    def __init__(self, chips: Chips, processor: SpexProcessor, red_edge: RedEdge, batch: int = 8, size: int = 128, seed: int = 0) -> None:
+        self.chips, self.processor, self.red_edge = chips, processor, red_edge
+        self.batch, self.size, self.seed = batch, size, seed
+        self.weights = sampling_weights(chips)
+
+    def __call__(self, step: int) -> Batch:
+        """Return the batch of a step."""
+        generator = np.random.default_rng((self.seed, step))
+        bands: tuple[str, ...] = pick(generator, SENSORS)  # type: ignore[assignment]
+        count = int(pick(generator, ASKED))  # type: ignore[call-overload]
+        samples = [self._sample(bands, generator) for _ in range(self.batch)]
+        asked = np.stack([generator.permutation(len(CLASSES))[:count] for _ in range(self.batch)])
+        with_attributes, with_description = generator.random(2) < (ATTRIBUTE_CHANCE, DESCRIPTION_CHANCE)
+        requests = [
+            [ask(CLASSES[k], sample, bands, self.processor, with_attributes, with_description, generator) for k in row]
+            for sample, row in zip(samples, asked, strict=True)
+        ]
+        target = np.stack([positions(sample.labels, row) for sample, row in zip(samples, asked, strict=True)])
+        reflectance = torch.from_numpy(np.stack([sample.reflectance for sample in samples]))
+        return Batch(reflectance, torch.from_numpy(target), self.processor.prompts(requests), bands)
+
+    def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
+        sample = draw_sample(self.chips, self.weights, self.chips.clean, self.size, generator)
+        return with_gaps(other_light(as_sensor(sample, bands, self.red_edge, generator), bands, generator), generator)
+
+
+def positions(labels: NDArray[np.uint8], asked: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Return labels (h, w) as positions among the classes asked: K for a class that was not asked, 255 ignored; int64."""
+    lookup = np.full(256, len(asked), np.int64)
+    lookup[asked], lookup[IGNORE] = np.arange(len(asked)), IGNORE
+    return np.asarray(lookup[labels])
+
+
+def ask(
+    target: str,
+    sample: Sample,
+    bands: tuple[str, ...],
+    processor: SpexProcessor,
+    with_attributes: bool,
+    with_description: bool,
+    generator: np.random.Generator,
+) -> Request:
+    """Return a request about a class in varied words. Attributes come from the bands; the label shows in the description only."""
+    term = processor.lexicon.terms[target]
+    instruction = training_instruction(str(generator.choice(term.words)), generator)
+    attributes, description = "", None
+    if with_attributes:
+        prior = spectral_prior(target, sample.reflectance, bands)
+        attributes = "" if prior is None else attributes_text(find_regions(prior, longest=REGIONS_IN_TEXT))
+    if with_description:
+        mask, known = sample.labels == CLASSES.index(target), int((sample.labels != IGNORE).sum())
+        description = describe_regions(term.phrase, mask.sum() / max(known, 1), find_regions(mask, known, 1))
+    return Request(target, instruction, attributes, description)
+
+
+def corpus(terms: Sequence[Term], seed: int = 0) -> list[str]:
+    """Return sentences of the grammar with made-up regions: what the tokenizer is trained on."""
+    generator = np.random.default_rng(seed)
+    lines: list[str] = []
+    for term in terms:
+        lines += [line.format(name=word) for word in term.words for line in INSTRUCTIONS] + [canonical_answer(term.phrase)] * 10
+        lines += [describe_regions(term.phrase, share, []) for share in (0.0, 0.001) for _ in range(10)]
+        for _ in range(60):
+            regions = _made_up_regions(generator)
+            lines += [attributes_text(regions), describe_regions(term.phrase, generator.random(), regions)]
+    return lines
+
+
+def _made_up_regions(generator: np.random.Generator) -> list[Region]:
+    mask = np.zeros((64, 64), bool)
+    for top, left, side in generator.integers(0, 56, (3, 3)):
+        mask[top : top + side // 3 + 1, left : left + side // 2 + 1] = True
+    return find_regions(mask)

@@ -1,0 +1,55 @@
+"""What training minimises."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine.modeling import SpexOutput
+from engine.training.batches import Batch
+from engine.training.data import IGNORE
+
+BCE_WEIGHT, DICE_WEIGHT, TEXT_WEIGHT, PRESENCE_WEIGHT = 0.25, 0.5, 0.1, 0.05
+
+
+def spex_loss(output: SpexOutput, batch: Batch) -> dict[str, Tensor]:
+    """Return the parts of the loss and their weighted sum under ``loss``."""
+    logits = output.logits.float()
+    parts = {**mask_losses(logits, batch.target), "presence": presence_loss(output.presence.float(), batch.target)}
+    total = parts["classes"] + BCE_WEIGHT * parts["bce"] + DICE_WEIGHT * parts["dice"] + PRESENCE_WEIGHT * parts["presence"]
+    if output.text is not None:
+        parts["text"] = text_loss(output.text.float(), batch.prompts.labels)
+        total = total + TEXT_WEIGHT * parts["text"]
+    return {**parts, "loss": total}
+
+
+def mask_losses(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """Return cross-entropy over the K asked classes and `other` (logit 0), and per-class binary cross-entropy and Dice.
+
+    Parameters
+    ----------
+    logits, target
+        (n, K, h, w), and (n, h, w) with the position of the class asked, K for `other`, 255 ignored.
+    """
+    count = logits.shape[1]
+    known = (target != IGNORE).unsqueeze(1).float()
+    with_other = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+    classes = F.cross_entropy(with_other, target, ignore_index=IGNORE)
+    truth = (target.unsqueeze(1) == torch.arange(count).view(1, -1, 1, 1)).float()
+    bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known).sum() / (known.sum() * count).clamp(min=1.0)
+    guess = logits.sigmoid() * known
+    overlap, size = (guess * truth).sum((2, 3)), (guess.square().sum((2, 3)) + truth.square().sum((2, 3)))
+    dice = 1.0 - (2.0 * overlap + 1.0) / (size + 1.0)
+    return {"classes": classes, "bce": bce, "dice": dice.mean()}
+
+
+def presence_loss(presence: Tensor, target: Tensor) -> Tensor:
+    """Return binary cross-entropy of "the class is in this chip" (n, K)."""
+    there = torch.stack([(target == k).flatten(1).any(1) for k in range(presence.shape[1])], 1)
+    return F.binary_cross_entropy_with_logits(presence, there.float())
+
+
+def text_loss(text: Tensor, labels: Tensor) -> Tensor:
+    """Return next-token cross-entropy of the descriptions; `labels` lie at their own position, so they are shifted here."""
+    return F.cross_entropy(text[:, :, :-1].flatten(0, 2), labels[:, :, 1:].flatten(), ignore_index=-100)

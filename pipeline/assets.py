@@ -1,0 +1,192 @@
+"""Reading bands and masks of scenes onto the grid, again on a fresh handle where it fails."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from threading import Lock
+from typing import Any, TypeVar
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
+from rasterio.env import set_gdal_config
+from rasterio.errors import RasterioError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_base
+
+from pipeline.composite import harmonise
+from pipeline.errors import ReadFailed
+from pipeline.grid import Grid, PixelBox
+from pipeline.warp import CELL, Layout, lay_out, pixels
+from stac.scenes import BandSource, MaskSource
+from stac.signing import gdal_path
+
+ATTEMPTS = 3
+CACHE_BYTES = 256 * 2**20
+"""GDAL's block cache, for the whole process."""
+GDAL_OPTIONS = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_CONNECTTIMEOUT": 20,
+    "GDAL_HTTP_TIMEOUT": 120,
+    "GDAL_HTTP_MAX_RETRY": 2,
+    "GDAL_HTTP_RETRY_DELAY": 0.5,
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_HTTP_MULTIPLEX": "YES",
+    "VSI_CACHE": True,
+}
+"""GDAL's settings while it reads: no directory listings, limits on every wait."""
+_FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
+
+_PARTS = 4
+
+T = TypeVar("T")
+Run = Callable[..., Iterable[Any]]
+
+
+class AssetReader:
+    """Reads files onto one grid, from any number of threads at a time.
+
+    Parameters
+    ----------
+    grid
+        The grid of the series.
+    pause
+        How long tenacity waits between two attempts.
+    """
+
+    def __init__(self, grid: Grid, pause: wait_base) -> None:
+        self._grid, self._pause = grid, pause
+        # Not in an Env: leaving one sets the cache back to 5 % of the machine for the threads that still read.
+        set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
+        self._layouts: dict[tuple[str, int, bool], Layout] = {}
+        self._lock = Lock()
+
+    def bands(self, sources: Sequence[BandSource], box: PixelBox, wanted: NDArray[np.bool_] | None = None, run: Run = map) -> NDArray[np.uint16]:
+        """Return harmonised numbers (C, H, W) of `box`, uint16, 0 no data.
+
+        Parameters
+        ----------
+        wanted
+            Bool (H, W); elsewhere the numbers may be 0 too.
+        run
+            How to do independent reads: the builtin, or an executor's `map`.
+
+        Raises
+        ------
+        ReadFailed
+            After `ATTEMPTS` attempts; names unsigned hrefs.
+        """
+        layouts = list(run(self._layout_of_band, sources))
+        numbers = np.zeros((len(sources), *box.shape), np.uint16)
+
+        def fill(task: tuple[list[int], PixelBox]) -> None:
+            places, part = task
+            cut = part.within(box)
+            self._fill(
+                numbers[:, *cut], places, [sources[place] for place in places], layouts[places[0]], part, None if wanted is None else wanted[cut]
+            )
+
+        for _ in run(fill, _tasks(layouts, box)):
+            pass
+        return numbers
+
+    def mask(self, source: MaskSource, box: PixelBox) -> NDArray[np.uint8]:
+        """Return the observation codes (H, W) of `box`, uint8, UNOBSERVED where the file has no data or ends.
+
+        Raises
+        ------
+        ReadFailed
+            After `ATTEMPTS` attempts; names the unsigned href.
+        """
+
+        def read(paths: list[str]) -> NDArray[np.uint8]:
+            codes = np.zeros(box.shape, np.uint8)
+            layout = self._layout(paths[0], source.href, source.index, source.nodata, exact=True)
+            for part, (found,) in pixels([(paths[0], source.index)], layout, self._grid, box, None, bilinear=False):
+                valid = np.isfinite(found)
+                codes[part.within(box)] = source.observe(np.where(valid, found, 0).astype(np.int64)) * valid
+            return codes
+
+        return self._retried([source.href], read)
+
+    def _fill(
+        self,
+        numbers: NDArray[np.uint16],
+        places: list[int],
+        sources: list[BandSource],
+        layout: Layout,
+        box: PixelBox,
+        wanted: NDArray[np.bool_] | None,
+    ) -> None:
+        """Put the bands of one layout into their places of `numbers` (C, H, W)."""
+
+        def read(paths: list[str]) -> None:
+            bands = [(path, source.index) for path, source in zip(paths, sources, strict=True)]
+            for part, found in pixels(bands, layout, self._grid, box, wanted, bilinear=True):
+                for place, source, plane in zip(places, sources, found, strict=True):
+                    numbers[place][part.within(box)] = harmonise(plane, source)
+
+        self._retried([source.href for source in sources], read)
+
+    def _layout_of_band(self, source: BandSource) -> Layout:
+        return self._retried([source.href], lambda paths: self._layout(paths[0], source.href, source.index, source.nodata, exact=False))
+
+    def _layout(self, path: str, href: str, index: int, nodata: float | None, exact: bool) -> Layout:
+        key = (href, index, exact)
+        if key not in self._layouts:
+            layout = lay_out(path, index, self._grid, nodata, exact)
+            with self._lock:
+                self._layouts.setdefault(key, layout)
+        return self._layouts[key]
+
+    def _retried(self, hrefs: list[str], read: Callable[[list[str]], T]) -> T:
+        """Return ``read(paths)``, where the paths are signed anew for each attempt.
+
+        From the second attempt on GDAL forgets what it knows of a file when it closes it, and with it that the file could not be read.
+        """
+        errors = (RasterioError, OSError, ValueError, CPLE_BaseError)
+        paths = hrefs
+        try:
+            for attempt in Retrying(stop=stop_after_attempt(ATTEMPTS), wait=self._pause, retry=retry_if_exception_type(errors), reraise=True):
+                with attempt:
+                    paths = [gdal_path(href) for href in hrefs]
+                    with rasterio.Env(**GDAL_OPTIONS, **(_FORGET if attempt.retry_state.attempt_number > 1 else {})):
+                        return read(paths)
+        except errors as error:
+            raise ReadFailed(_reason(error, hrefs, paths)) from None
+        raise AssertionError("tenacity returns or raises")
+
+
+def _tasks(layouts: Sequence[Layout], box: PixelBox) -> list[tuple[list[int], PixelBox]]:
+    """Return what can be read at a time: single bands on the grid, else all bands of one layout in a few rows of cells."""
+    stacks: dict[object, list[int]] = {}
+    for place, layout in enumerate(layouts):
+        stacks.setdefault(layout if layout.corner is None else place, []).append(place)
+    tasks = []
+    for places in stacks.values():
+        parts = [box] if layouts[places[0]].corner else _rows_of_cells(box)
+        tasks += [(places, part) for part in parts]
+    return tasks
+
+
+def _rows_of_cells(box: PixelBox) -> list[PixelBox]:
+    """Cut `box` into a few parts along the rows of the warp's cells, so that no cell is warped twice."""
+    first, last = box.top // CELL, -(-box.bottom // CELL)
+    height = max(1, -(-(last - first) // _PARTS)) * CELL
+    tops = range(first * CELL, box.bottom, height)
+    return [PixelBox(max(top, box.top), box.left, min(top + height, box.bottom), box.right) for top in tops]
+
+
+def _reason(error: BaseException, hrefs: list[str], paths: list[str]) -> str:
+    """Return what went wrong in one line that names files by their unsigned hrefs, without any query string."""
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    text = str(causes[-1])
+    for href, path in zip(hrefs, paths, strict=True):
+        text = text.replace(path, href)
+    named = [href for href in hrefs if href in text] or hrefs
+    told = " ".join(re.sub(r"\?\S+", "", text).split()) or type(error).__name__
+    return f"{', '.join(named)}: {told}"

@@ -1,0 +1,158 @@
+"""From a tile's staged blocks to its published version: rasters, preview, explanation, and last of all the STAC item, which is the commit record.
+
+Run as a task on any node. Everything is made on local disk, uploaded under the new version's name and checked before the item is written; a
+crash at any point leaves a folder
+without an item, which the next attempt writes again. Staged blocks are deleted after the item is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pipeline.explanations import TileStatistics, explanation_json
+from pipeline.grid import PixelBox
+from pipeline.mosaic import Planes, TileRasters, make_rasters
+from pipeline.period import Period
+from pipeline.plan import TilePlan
+from pipeline.series import Series
+from pipeline.staging import StagedBlock, discard, read_staged, staged_path
+from pipeline.storage import Storage
+from stac.canonical import canonical_json
+from stac.geometry import footprint_of
+from stac.publish import item
+from stac.records import ItemKey, LeftOut, MapClass, ModelReference, PublishedFile, TileRecord
+from stac.scenes import Scene
+
+
+@dataclass(frozen=True)
+class CommitContext:
+    """What is the same for every tile of a run."""
+
+    output: str
+    series: Series
+    period: Period
+    created: datetime
+    model: ModelReference
+    identity: Mapping[str, Any]
+    software: Mapping[str, str]
+    license: str
+    attribution: tuple[str, ...]
+    explain: bool
+
+    def key(self, tile: str, version: int) -> ItemKey:
+        """Return what names one version of `tile`."""
+        return ItemKey(self.series.name, tile, self.period.start, self.period.end, version)
+
+
+def legend(series: Series) -> tuple[MapClass, ...]:
+    """Return the classes of a series as the catalog writes them."""
+    return tuple(MapClass(entry.code, entry.name, entry.title, entry.color, entry.instruction) for entry in series.classes)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A tile of which every block is staged."""
+
+    context: CommitContext
+    tile: TilePlan
+    scenes: tuple[Scene, ...]
+    """In rank order."""
+    left_out: Mapping[str, str]
+    """Scene id to the reason why the tile is made without it."""
+    fingerprint: str
+    boxes: tuple[PixelBox, ...]
+    version: int
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A published version of a tile."""
+
+    tile: str
+    version: int
+    areas: Mapping[str, float]
+    """Hectares by class name."""
+
+
+def commit_tile(commit: Commit) -> Committed:
+    """Publish a tile and return what it holds.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        A staged block is damaged (it is deleted, so that the next attempt makes it again) or missing.
+    """
+    context = commit.context
+    storage = Storage(context.output)
+    key = context.key(commit.tile.id, commit.version)
+    with TemporaryDirectory(prefix="spexmap-") as folder:
+        statistics = TileStatistics()
+        rasters = make_rasters(
+            _planes(storage, commit, statistics), commit.tile.box, context.series.grid, legend(context.series), Path(folder), key.id
+        )
+        files = dict(rasters.published)
+        explanation = explanation_json(key.id, statistics, legend(context.series)) if context.explain else None
+        if explanation is not None:
+            files["explanation"] = _published_bytes(key.file_name("explanation"), explanation)
+        _upload(storage, key, rasters, explanation)
+    areas = statistics.class_areas(legend(context.series))
+    storage.write_bytes(key.path, canonical_json(item(_record(commit, key, files, areas))))
+    discard(storage, commit.fingerprint)
+    return Committed(commit.tile.id, commit.version, areas)
+
+
+def _planes(storage: Storage, commit: Commit, statistics: TileStatistics) -> Iterator[tuple[PixelBox, Planes]]:
+    """Yield the staged blocks one at a time, adding up what was counted over them."""
+    for box in commit.boxes:
+        block = _staged(storage, commit.fingerprint, box)
+        statistics.add(block.statistics)
+        yield block.box, block.planes
+
+
+def _staged(storage: Storage, fingerprint: str, box: PixelBox) -> StagedBlock:
+    try:
+        (block,) = read_staged(storage, fingerprint, (box,))
+    except ValueError:
+        storage.delete(staged_path(fingerprint, box))
+        raise
+    return block
+
+
+def _upload(storage: Storage, key: ItemKey, rasters: TileRasters, explanation: bytes | None) -> None:
+    for asset, path in rasters.files.items():
+        storage.put_file(path, f"{key.folder}/{key.file_name(asset)}")
+    if explanation is not None:
+        storage.write_bytes(f"{key.folder}/{key.file_name('explanation')}", explanation)
+
+
+def _published_bytes(name: str, content: bytes) -> PublishedFile:
+    return PublishedFile(name, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _record(commit: Commit, key: ItemKey, files: Mapping[str, PublishedFile], areas: Mapping[str, float]) -> TileRecord:
+    context = commit.context
+    geobox = context.series.grid.geobox(commit.tile.box)
+    return TileRecord(
+        key=key,
+        geobox=geobox,
+        footprint=footprint_of(geobox),
+        files=files,
+        classes=legend(context.series),
+        scenes=commit.scenes,
+        left_out=tuple(LeftOut(name, reason) for name, reason in sorted(commit.left_out.items())),
+        class_areas=areas,
+        model=context.model,
+        fingerprint=commit.fingerprint,
+        identity=context.identity,
+        created=context.created,
+        license=context.license,
+        software=context.software,
+        composite=context.series.composite,
+        attribution=context.attribution,
+    )

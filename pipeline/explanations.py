@@ -1,0 +1,268 @@
+"""The numbers behind a tile's explanation, counted while its blocks are finished, and the document that holds them beside the words.
+
+All sums are whole numbers over cells of 256 x 256 pixels of the global grid, so they depend neither on the order of blocks nor on their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.explanation import CERTAIN, EXPLAINED_INDICES, POSSIBLE, ClassStatistics, describe
+from engine.spie.indices import spectral_index
+from pipeline.areas import CELL, PixelAreas, hectares
+from pipeline.grid import PixelBox
+from stac.canonical import canonical_json
+from stac.legend import QUALITY_CODES, class_titles
+from stac.records import NO_DATA, OTHER, MapClass
+
+CERTAIN_PERCENT, POSSIBLE_PERCENT = round(100 * CERTAIN), round(100 * POSSIBLE)
+INDEX_SCALE = 10_000
+"""Spectral indices are summed as whole ten-thousandths."""
+CODES = 256
+
+
+@dataclass
+class ClassSums:
+    """Whole-number sums over the pixels of one land-cover code; areas in square millimetres."""
+
+    pixels: int = 0
+    area: int = 0
+    certain_pixels: int = 0
+    certain_area: int = 0
+    """Confidence above 70 %."""
+    possible_pixels: int = 0
+    possible_area: int = 0
+    """Confidence above 30 %."""
+    confidence: int = 0
+    """Sum of percents."""
+    indices: dict[str, list[int]] = field(default_factory=dict)
+    """Spectral index to [pixels with a value, sum in ten-thousandths]."""
+    borders: dict[str, int] = field(default_factory=dict)
+    """Other code (as text) to the number of pixel edges shared with it; no data has none."""
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add the sums of other pixels: the fields of another `ClassSums`."""
+        for name in ("pixels", "area", "certain_pixels", "certain_area", "possible_pixels", "possible_area", "confidence"):
+            setattr(self, name, getattr(self, name) + other.get(name, 0))
+        for index, (pixels, total) in other.get("indices", {}).items():
+            mine = self.indices.setdefault(index, [0, 0])
+            mine[0], mine[1] = mine[0] + pixels, mine[1] + total
+        for code, edges in other.get("borders", {}).items():
+            self.borders[code] = self.borders.get(code, 0) + edges
+
+    def mean_index(self, name: str) -> float:
+        """Return the mean of a spectral index over the pixels where it has a value."""
+        pixels, total = self.indices[name]
+        return total / pixels / INDEX_SCALE
+
+
+@dataclass
+class TileStatistics:
+    """Sums by land-cover code and by quality number over the blocks added so far."""
+
+    codes: dict[int, ClassSums] = field(default_factory=dict)
+    """By land-cover code, no data and other included."""
+    quality: dict[int, int] = field(default_factory=dict)
+    """Pixels by quality number."""
+
+    def add(self, block: Mapping[str, Any]) -> None:
+        """Add what `count_block`, or `to_dict` of other statistics, gave."""
+        for code, sums in block["codes"].items():
+            self.of(int(code)).add(sums)
+        for number, pixels in block["quality"].items():
+            self.quality[int(number)] = self.quality.get(int(number), 0) + pixels
+
+    def of(self, code: int) -> ClassSums:
+        """Return the sums of a land-cover code, zeros where it did not occur."""
+        return self.codes.setdefault(code, ClassSums())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the sums as JSON-ready data."""
+        return {
+            "codes": {str(code): vars(sums) for code, sums in sorted(self.codes.items())},
+            "quality": {str(number): pixels for number, pixels in sorted(self.quality.items())},
+        }
+
+    def class_areas(self, classes: Sequence[MapClass]) -> dict[str, float]:
+        """Return hectares by class name, ``other`` and ``no-data`` included: what the item publishes."""
+        names = {**_names(classes), NO_DATA: "no-data"}
+        return {name: hectares(self.of(code).area) for code, name in names.items()}
+
+    @property
+    def mapped_pixels(self) -> int:
+        """Pixels that have a class or are other."""
+        return sum(sums.pixels for code, sums in self.codes.items() if code != NO_DATA)
+
+    @property
+    def mapped_area(self) -> int:
+        """Square millimetres that have a class or are other."""
+        return sum(sums.area for code, sums in self.codes.items() if code != NO_DATA)
+
+
+def _names(classes: Sequence[MapClass]) -> dict[int, str]:
+    return {**{entry.code: entry.name for entry in classes}, OTHER: "other"}
+
+
+def count_block(
+    planes: Mapping[str, NDArray[Any]], numbers: NDArray[np.uint16], bands: Sequence[str], box: PixelBox, areas: PixelAreas
+) -> dict[str, Any]:
+    """Return the sums over one block as JSON-ready whole numbers: what `TileStatistics.add` takes.
+
+    Parameters
+    ----------
+    planes
+        landcover, confidence and quality (h, w) uint8 as published, clipped to the tile.
+    numbers
+        (C, h, w) harmonised numbers: round((reflectance + 0.1) * 10000), 0 no data.
+    bands
+        Canonical names of the C channels.
+    box
+        The block's global pixels. Borders of blocks inside a tile lie on multiples of 256, as windows do.
+    areas
+        Of the series' grid; make it once.
+    """
+    statistics = TileStatistics()
+    for part, pixel_area in areas.parts(box):
+        cut = part.within(box)
+        landcover = planes["landcover"][cut]
+        _count_confidence(statistics, landcover, planes["confidence"][cut], pixel_area)
+        _count_borders(statistics, landcover)
+    for top in range(0, box.shape[0], CELL):
+        for name, values in _indices(numbers[:, top : top + CELL], bands):
+            _count_index(statistics, name, planes["landcover"][top : top + CELL], values)
+    counts = np.bincount(planes["quality"].ravel(), minlength=CODES)
+    statistics.quality = {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
+    return statistics.to_dict()
+
+
+def _count_confidence(statistics: TileStatistics, landcover: NDArray[np.uint8], confidence: NDArray[np.uint8], pixel_area: int) -> None:
+    pairs = np.bincount((landcover.astype(np.uint16) << 8 | confidence).ravel(), minlength=CODES * CODES).reshape(CODES, CODES)
+    for code in np.flatnonzero(pairs.any(axis=1)):
+        counts = pairs[code, :101] if code != NO_DATA else np.zeros(101, np.int64)
+        pixels, certain, possible = (int(part.sum()) for part in (pairs[code], counts[CERTAIN_PERCENT + 1 :], counts[POSSIBLE_PERCENT + 1 :]))
+        statistics.of(int(code)).add(
+            {
+                "pixels": pixels,
+                "area": pixels * pixel_area,
+                "certain_pixels": certain,
+                "certain_area": certain * pixel_area,
+                "possible_pixels": possible,
+                "possible_area": possible * pixel_area,
+                "confidence": int((counts * np.arange(101)).sum()),
+            }
+        )
+
+
+def _count_borders(statistics: TileStatistics, landcover: NDArray[np.uint8]) -> None:
+    """Count edges between different codes within a cell; those between cells are left out everywhere, so block borders do not matter."""
+    for first, second in ((landcover[:, :-1], landcover[:, 1:]), (landcover[:-1], landcover[1:])):
+        differ = (first != second) & (first != NO_DATA) & (second != NO_DATA)
+        pairs = np.bincount(first[differ].astype(np.uint16) << 8 | second[differ], minlength=CODES * CODES)
+        for pair in np.flatnonzero(pairs):
+            one, other, edges = int(pair) >> 8, int(pair) & 255, int(pairs[pair])
+            statistics.of(one).add({"borders": {str(other): edges}})
+            statistics.of(other).add({"borders": {str(one): edges}})
+
+
+def _indices(numbers: NDArray[np.uint16], bands: Sequence[str]) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the spectral indices that the bands offer, (h, w) in ten-thousandths, NaN where there is no data."""
+    reflectance = np.where(numbers > 0, numbers * np.float32(1e-4) - np.float32(0.1), np.float32(np.nan))
+    for name in EXPLAINED_INDICES:
+        values = spectral_index(name, reflectance, bands)
+        if values is not None:
+            yield name, np.rint(values * np.float32(INDEX_SCALE))
+
+
+def _count_index(statistics: TileStatistics, name: str, landcover: NDArray[np.uint8], values: NDArray[np.float32]) -> None:
+    valid = np.isfinite(values) & (landcover != NO_DATA)
+    codes = landcover[valid]
+    pixels = np.bincount(codes, minlength=CODES)
+    totals = np.bincount(codes, weights=values[valid], minlength=CODES)  # doubles hold these whole numbers exactly
+    for code in np.flatnonzero(pixels):
+        statistics.of(int(code)).add({"indices": {name: [int(pixels[code]), int(totals[code])]}})
+
+
+def class_statistics(statistics: TileStatistics, classes: Sequence[MapClass]) -> list[ClassStatistics]:
+    """Return the statistics as the engine's sentences take them, in the order of `classes`."""
+    return [_of_class(statistics, entry, class_titles(classes)) for entry in classes]
+
+
+def _of_class(statistics: TileStatistics, entry: MapClass, titles: Mapping[int, str]) -> ClassStatistics:
+    sums = statistics.of(entry.code)
+    edges = sum(sums.borders.values())
+    return ClassStatistics(
+        name=entry.name,
+        title=entry.title,
+        pixels=sums.pixels,
+        valid_pixels=statistics.mapped_pixels,
+        certain_pixels=sums.certain_pixels,
+        possible_pixels=sums.possible_pixels,
+        hectares=hectares(sums.area),
+        certain_hectares=hectares(sums.certain_area),
+        possible_hectares=hectares(sums.possible_area),
+        mean_confidence=sums.confidence / sums.pixels / 100 if sums.pixels else None,
+        mean_indices={name: sums.mean_index(name) for name in sorted(sums.indices)},
+        neighbours={titles[int(code)]: count / edges for code, count in sorted(sums.borders.items())},
+    )
+
+
+def explanation_json(item_id: str, statistics: TileStatistics, classes: Sequence[MapClass], sentences: Sequence[str] | None = None) -> bytes:
+    """Return the bytes of a tile's ``explanation.json``: numbers by class, and a sentence each in which every number is one of them.
+
+    `sentences` replaces those of `engine.explanation.describe`, one a class in the order of `classes`.
+    """
+    texts = describe(class_statistics(statistics, classes)) if sentences is None else list(sentences)
+    rows = [{**_row(statistics, entry.code, classes), "text": text} for entry, text in zip(classes, texts, strict=True)]
+    document = {
+        "type": "spexmap-explanation",
+        "item": item_id,
+        "classes": [*rows, _row(statistics, OTHER, classes)],
+        "mapped_area_ha": _hectares(statistics.mapped_area),
+        "mean_clear_observations": _mean_clear(statistics),
+        "no_data": _no_data(statistics),
+        "text": " ".join(texts),
+        "notes": {
+            "area_ha": "measured on the ellipsoid, not in the projection's plane",
+            "area_range_ha": f"pixels of the class with a confidence above {CERTAIN_PERCENT} %, and above {POSSIBLE_PERCENT} %",
+            "border_percent": "share of the class's border with each other class",
+            "share_percent": "of the mapped area, which is all but no data",
+        },
+    }
+    return canonical_json(document)
+
+
+def _row(statistics: TileStatistics, code: int, classes: Sequence[MapClass]) -> dict[str, Any]:
+    sums, mapped, names = statistics.of(code), statistics.mapped_area, _names(classes)
+    edges = sum(sums.borders.values())
+    return {
+        "code": code,
+        "name": names[code],
+        "title": class_titles(classes)[code],
+        "pixels": sums.pixels,
+        "area_ha": _hectares(sums.area),
+        "area_range_ha": [_hectares(sums.certain_area), _hectares(sums.possible_area)],
+        "share_percent": round(100 * sums.area / mapped, 4) if mapped else None,
+        "mean_confidence_percent": round(sums.confidence / sums.pixels, 2) if sums.pixels else None,
+        "indices": {name: round(sums.mean_index(name), 4) for name in sums.indices},
+        "border_percent": {names[int(other)]: round(100 * count / edges, 2) for other, count in sums.borders.items()},
+    }
+
+
+def _hectares(area: int) -> float:
+    return round(hectares(area), 4)
+
+
+def _no_data(statistics: TileStatistics) -> dict[str, Any]:
+    reasons = {name: statistics.quality.get(code, 0) for code, name, _, _ in QUALITY_CODES}
+    return {"pixels": sum(reasons.values()), "reasons": reasons, "area_ha": _hectares(statistics.of(NO_DATA).area)}
+
+
+def _mean_clear(statistics: TileStatistics) -> float | None:
+    counted = {number: pixels for number, pixels in statistics.quality.items() if number <= 250}
+    pixels = sum(counted.values())
+    return round(sum(number * count for number, count in counted.items()) / pixels, 4) if pixels else None

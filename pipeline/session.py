@@ -1,0 +1,184 @@
+"""A run that holds its output: map what is not there, publish, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pipeline.actors import Fleet, Sizing
+from pipeline.catalog import publish_series
+from pipeline.cluster import cluster
+from pipeline.commit import CommitContext, legend
+from pipeline.job import JobSpec
+from pipeline.model import JobModel
+from pipeline.plan import Plan, TilePlan
+from pipeline.progress import progress_bar
+from pipeline.published import PublishedTile, latest_versions, published_tiles
+from pipeline.runlog import RunLog
+from pipeline.runs import RunRecord, TileCounts, TileRecord, tiles_to_parquet
+from pipeline.schedule import Scheduler
+from pipeline.segment import SegmenterSettings
+from pipeline.staging import FOLDER
+from pipeline.storage import Storage
+from pipeline.vrt import vrt_path
+from spexmap import __version__
+from stac.modelcard import ModelRecord, model_item
+from stac.records import SeriesRecord
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """What `pipeline.run.run_job` does once the plan stands and the lease is held."""
+
+    def __init__(
+        self, storage: Storage, job: JobSpec, model: JobModel, record: RunRecord, plan: Plan, is_new: bool, workers: int | None, address: str | None
+    ) -> None:
+        self._storage = storage
+        self._job = job
+        self._model = model
+        self._record = record
+        self._plan = plan
+        self._is_new = is_new
+        self._workers = workers
+        self._address = address
+
+    def execute(self) -> int:
+        """Map what is not there, publish, report; return the exit status."""
+        plan = self._plan
+        published = {tile.key.tile: tile for tile in latest_versions(published_tiles(self._storage, f"{plan.series.name}/{plan.period}"))}
+        todo = [tile for tile in plan.tiles if tile.id not in published or published[tile.id].fingerprint != tile.fingerprint]
+        if self._is_new and not todo:
+            self._publish()
+            log.info("nothing to do: all %d tiles are published", len(plan.tiles))
+            self._announce()
+            return 0
+        with RunLog(self._storage, f"{self._folder}/log"):
+            skipped = [TileRecord(tile.id, "skipped", published[tile.id].key.version) for tile in plan.tiles if tile not in todo]
+            return self._finish(self._map(todo, skipped, published))
+
+    def _map(self, todo: list[TilePlan], ended: list[TileRecord], published: Mapping[str, PublishedTile]) -> list[TileRecord]:
+        if self._is_new:
+            self._storage.write_bytes(f"{self._folder}/plan.parquet", self._plan.to_parquet())
+            self._save(state="planned")
+        if not todo:
+            return ended
+        with cluster(self._address) as resources:
+            sizing = Sizing.of(resources, self._workers)
+            log.info("%s", sizing.reason)
+            fleet = Fleet(self._settings(sizing.threads), sizing)
+            try:
+                self._settle_identity(fleet.identity())
+                scheduler = Scheduler(self._plan, self._storage, fleet, self._context(), published)
+                for record in progress_bar(scheduler.run(todo), len(todo), self._plan.series.name):
+                    ended.append(record)
+                    self._storage.write_bytes(f"{self._folder}/tiles.parquet", tiles_to_parquet(ended))
+            finally:
+                fleet.close()
+        return ended
+
+    def _settle_identity(self, identity: dict[str, Any]) -> None:
+        """Keep the identity in run.json; blocks that were staged under another one are not used."""
+        if self._record.identity and dict(self._record.identity) != identity:
+            log.warning("the run goes on under another numerical identity; blocks that were staged before are made again")
+            for path in self._storage.find(FOLDER):
+                if path.endswith(".arrow"):
+                    self._storage.delete(path)
+        self._save(state="running", identity=identity)
+
+    def _finish(self, ended: list[TileRecord]) -> int:
+        failed = [record for record in ended if record.state == "failed"]
+        counts = TileCounts(*(sum(record.state == state for record in ended) for state in ("done", "skipped", "failed")))
+        self._publish()
+        message = f"{counts.done} tiles made, {counts.skipped} were there, {counts.failed} failed"
+        self._storage.write_bytes(f"{self._folder}/tiles.parquet", tiles_to_parquet(ended))
+        self._save(state="failed" if failed else "done", ended=datetime.now(UTC).isoformat(timespec="seconds"), tiles=counts, message=message)
+        for record in failed:
+            log.error("tile %s failed: %s", record.tile, record.reason)
+        log.info("%s", message)
+        self._discard_staged()
+        self._announce()
+        return 1 if failed else 0
+
+    def _publish(self) -> None:
+        """Bring collection, VRTs, model item and catalog up to date with the items."""
+        publish_series(self._storage, self._plan.series, self._series_record(), model_item(self._plan.series.name, self._model_record()))
+
+    def _settings(self, threads: int) -> SegmenterSettings:
+        plan = self._plan
+        return SegmenterSettings(
+            output=self._storage.root,
+            series=plan.series,
+            region=plan.region,
+            bands=plan.bands,
+            dilate=plan.dilate,
+            model=self._job.model,
+            window=plan.window,
+            stride=plan.stride,
+            threads=threads,
+        )
+
+    def _context(self) -> CommitContext:
+        return CommitContext(
+            output=self._storage.root,
+            series=self._plan.series,
+            period=self._plan.period,
+            created=self._plan.created,
+            model=self._model.reference,
+            identity=self._record.identity,
+            software={"spexmap": __version__},
+            license=self._job.license,
+            attribution=(),
+            explain=self._plan.explain,
+        )
+
+    def _series_record(self) -> SeriesRecord:
+        series = self._plan.series
+        names = ", ".join(entry.title for entry in series.classes)
+        return SeriesRecord(
+            name=series.name,
+            title=f"Land cover {series.name}",
+            description=f"{names}, mapped by {self._model.reference.name} from {self._job.source.collection or self._job.source.catalog}.",
+            license=self._job.license,
+            classes=legend(series),
+            model=self._model.reference,
+            providers=[provider.model_dump(exclude_none=True, mode="json") for provider in self._job.providers],
+            series=series.to_dict(),
+            software={"spexmap": __version__},
+        )
+
+    def _model_record(self) -> ModelRecord:
+        card = self._model.card
+        return ModelRecord(
+            reference=self._model.reference,
+            architecture=card["architecture"],
+            bands=self._plan.bands,
+            parameters=card["total_parameters"],
+            files=self._model.files,
+            classes=legend(self._plan.series),
+            created=self._plan.created,
+            window=self._plan.window,
+        )
+
+    def _save(self, **changes: Any) -> None:
+        self._record = replace(self._record, **changes)
+        self._storage.write_bytes(f"{self._folder}/run.json", self._record.to_json())
+
+    @property
+    def _folder(self) -> str:
+        return f"runs/{self._record.run_id}"
+
+    def _discard_staged(self) -> None:
+        """Delete blocks that no tile of this run will ask for again."""
+        for path in self._storage.find(FOLDER):
+            if path.endswith(".arrow"):
+                self._storage.delete(path)
+
+    def _announce(self) -> None:
+        """Say where the map is."""
+        path = vrt_path(f"{self._plan.series.name}/{self._plan.period}")
+        if self._storage.exists(path):
+            log.info("map: %s", self._storage.url(path))

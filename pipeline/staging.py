@@ -1,0 +1,82 @@
+"""Finished blocks of tiles that are not yet committed, under ``.work/<fingerprint>/`` of the output.
+
+A staged block is one Arrow file: a column for each plane, zstd-compressed, with the block's statistics beside them. What cannot be
+read back whole counts as not there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.ipc as ipc
+from numpy.typing import NDArray
+
+from pipeline.grid import PixelBox
+from pipeline.storage import Storage
+
+FOLDER = ".work"
+PLANES = ("landcover", "confidence", "source", "quality")
+"""Names of the planes, in the order of the columns: uint8, uint8, uint16, uint8, each (height, width)."""
+
+
+@dataclass(frozen=True)
+class StagedBlock:
+    """The planes of one block, clipped to its tile, and what was counted over them."""
+
+    box: PixelBox
+    planes: Mapping[str, NDArray[Any]]
+    statistics: Mapping[str, Any]
+    """JSON-ready integers; see `pipeline.explanations`."""
+
+    def to_bytes(self) -> bytes:
+        """Return the block as an Arrow file."""
+        box = self.box
+        metadata = json.dumps({"box": [box.top, box.left, box.bottom, box.right], "statistics": self.statistics})
+        table = pa.table({name: self.planes[name].ravel() for name in PLANES}).replace_schema_metadata({"block": metadata})
+        sink = pa.BufferOutputStream()
+        with ipc.new_file(sink, table.schema, options=ipc.IpcWriteOptions(compression="zstd")) as writer:
+            writer.write_table(table)
+        return bytes(sink.getvalue())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> StagedBlock:
+        """Return the block that `to_bytes` wrote; raises ValueError where it is damaged."""
+        try:
+            table = ipc.open_file(pa.BufferReader(data)).read_all()
+            block = json.loads(table.schema.metadata[b"block"])
+            box = PixelBox(*block["box"])
+            planes = {name: table[name].to_numpy().reshape(box.shape) for name in PLANES}
+        except (pa.ArrowException, KeyError, TypeError, OSError) as error:
+            raise ValueError(f"damaged staged block: {error}") from error
+        return cls(box, planes, block["statistics"])
+
+
+def stage(storage: Storage, fingerprint: str, block: StagedBlock) -> None:
+    """Write `block` for the tile with this fingerprint."""
+    storage.write_bytes(staged_path(fingerprint, block.box), block.to_bytes())
+
+
+def staged_boxes(storage: Storage, fingerprint: str) -> set[PixelBox]:
+    """Return the boxes of the blocks that are staged for the tile with this fingerprint."""
+    names = (path.rsplit("/", 1)[-1] for path in storage.find(f"{FOLDER}/{fingerprint}"))
+    return {PixelBox(*map(int, name.removesuffix(".arrow").split("_"))) for name in names if name.endswith(".arrow") and not name.startswith(".")}
+
+
+def read_staged(storage: Storage, fingerprint: str, boxes: tuple[PixelBox, ...]) -> Iterator[StagedBlock]:
+    """Yield the staged blocks of `boxes`, one at a time; raises FileNotFoundError or ValueError where one is missing or damaged."""
+    for box in boxes:
+        yield StagedBlock.from_bytes(storage.read_bytes(staged_path(fingerprint, box)))
+
+
+def discard(storage: Storage, fingerprint: str) -> None:
+    """Delete what is staged for the tile with this fingerprint."""
+    storage.delete(f"{FOLDER}/{fingerprint}")
+
+
+def staged_path(fingerprint: str, box: PixelBox) -> str:
+    """Return where a block of the tile with this fingerprint lies, relative to the output."""
+    return f"{FOLDER}/{fingerprint}/{box.top}_{box.left}_{box.bottom}_{box.right}.arrow"

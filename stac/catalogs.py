@@ -1,0 +1,299 @@
+"""The three kinds of source, told apart by looking: a STAC API, a static catalog, an item collection (GeoJSON, GeoParquet).
+
+Each gives item documents with the place that their relative hrefs stand against. What an item means is not decided here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import shapely
+from pystac_client.exceptions import APIError
+from pystac_client.item_search import ItemSearch
+from pystac_client.stac_api_io import StacApiIO
+from shapely.geometry import MultiPolygon, mapping
+from shapely.geometry.base import BaseGeometry
+
+from stac.documents import TIMEOUT, Documents, absolute, failure, is_http, is_url, local_path, public
+from stac.errors import CatalogError, UnknownCollection
+from stac.geoparquet import geoparquet_items
+from stac.items import self_href
+from stac.query import Query
+
+PAGE = 100
+"""Items asked of an API at a time; some servers fail on answers of more than a few megabytes."""
+MOST_PAGES = 4000
+MOST_DOCUMENTS = 1_000_000
+MOST_VERTICES = 500
+"""Vertices beyond which an API is asked about the region's hull: long request bodies are refused by some."""
+_READERS = 8
+_PARQUET = (".parquet", ".geoparquet")
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item document as a catalog holds it."""
+
+    document: Mapping[str, Any]
+    base: str
+    """Path or URL against which its relative hrefs stand."""
+    href: str | None
+    """The item's own document, None where it has none."""
+
+
+def find_items(query: Query) -> Iterator[Found]:
+    """Yield the items of a catalog's collection; an API filters by region and period, other sources give all that they hold.
+
+    Raises
+    ------
+    CatalogError
+        The catalog cannot be read, or is none.
+    UnknownCollection
+        It does not hold the collection.
+    """
+    documents = Documents(query.catalog, query.headers)
+    location = _location(query.catalog)
+    if location.lower().endswith(_PARQUET):
+        yield from _of_collection(_parquet(documents, location), query)
+        return
+    root = documents.json(location)
+    if isinstance(root, list) or root.get("type") in ("FeatureCollection", "Feature"):
+        yield from _of_collection(_members(root, location), query)
+    elif is_http(location) and _search_link(root):
+        yield from _search(documents, root, location, query)
+    elif isinstance(root.get("links"), list) and ("stac_version" in root or root.get("type") in ("Catalog", "Collection")):
+        yield from _StaticCatalog(documents, query.collection).items(root, location)
+    else:
+        raise CatalogError(f"{public(location)} is neither a STAC API, a STAC catalog nor an item collection")
+
+
+def _location(catalog: str) -> str:
+    """Return the catalog's document: a folder stands for the catalog.json or collection.json in it."""
+    if is_url(catalog):
+        return catalog
+    path = Path(local_path(catalog)).resolve()
+    if path.is_dir():
+        path = next((path / name for name in ("catalog.json", "collection.json") if (path / name).is_file()), path / "catalog.json")
+    if not path.is_file():
+        raise CatalogError(f"there is no catalog at {path}")
+    return str(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------- item collections
+
+
+def _parquet(documents: Documents, location: str) -> Iterator[Found]:
+    source = documents.content(location) if is_url(location) else location
+    for document in geoparquet_items(source, public(location)):
+        yield _member(document, location)
+
+
+def _members(root: Any, location: str) -> Iterator[Found]:
+    listed = root if isinstance(root, list) else root.get("features", [root])
+    yield from (_member(document, location) for document in listed if isinstance(document, Mapping))
+
+
+def _member(document: Mapping[str, Any], location: str) -> Found:
+    own = self_href(document)
+    return Found(document, own or location, own)
+
+
+def _of_collection(found: Iterable[Found], query: Query) -> Iterator[Found]:
+    """Yield the members of the collection asked for; where there are none, say which ones there are."""
+    if query.collection is None:
+        yield from found
+        return
+    others: set[str] = set()
+    any_found = False
+    for member in found:
+        name = member.document.get("collection")
+        if name == query.collection:
+            any_found = True
+            yield member
+        elif isinstance(name, str):
+            others.add(name)
+    if not any_found:
+        raise unknown_collection(query.collection, others, query.catalog)
+
+
+def unknown_collection(name: str, others: Iterable[str], catalog: str) -> UnknownCollection:
+    """Return the error that names the collections that a catalog has, the nearest first."""
+    nearest = sorted(set(others), key=lambda other: (-difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio(), other))
+    has = f"it has {', '.join(nearest[:10])}" if nearest else "its items name no collection"
+    more = f" and {len(nearest) - 10} more" if len(nearest) > 10 else ""
+    return UnknownCollection(f"{public(catalog)} has no collection {name!r}; {has}{more}")
+
+
+# ---------------------------------------------------------------------------------------------------------------- static catalogs
+
+
+class _StaticCatalog:
+    """One walk through a static catalog: every document once, children level by level."""
+
+    def __init__(self, documents: Documents, collection: str | None) -> None:
+        self._documents = documents
+        self._wanted = collection
+        self._seen: set[str] = set()
+        self._collections: set[str] = set()
+
+    def items(self, root: Mapping[str, Any], location: str) -> Iterator[Found]:
+        """Yield the items under a catalog or collection document."""
+        self._seen.add(location)
+        level: list[tuple[Mapping[str, Any], str, str | None]] = [(root, location, None)]
+        while level:
+            children: list[tuple[str, str | None]] = []
+            members: list[tuple[str, str | None]] = []
+            for document, href, inherited in level:
+                name = document.get("id") if document.get("type") == "Collection" or "extent" in document else inherited
+                self._note(document, href, name)
+                children += ((child, name) for child in self._links(document, href, "child"))
+                if self._wanted in (None, name) or name is None:
+                    members += ((item, name) for item in self._links(document, href, "item"))
+            yield from self._read_items(members)
+            level = [(document, href, name) for (href, name), document in zip(children, self._read(h for h, _ in children), strict=True)]
+        if self._wanted is not None and self._wanted not in self._collections:
+            raise unknown_collection(self._wanted, self._collections, location)
+
+    def _note(self, document: Mapping[str, Any], href: str, name: str | None) -> None:
+        if name:
+            self._collections.add(name)
+        relations = {link.get("rel") for link in document.get("links", ())}
+        if "items" in relations and not relations & {"item", "child"}:
+            raise CatalogError(f"{public(href)} is a collection of a STAC API: give the API's root as catalog and {name!r} as collection")
+
+    def _links(self, document: Mapping[str, Any], base: str, relation: str) -> list[str]:
+        """Return the absolute hrefs of the document's links that were not followed before."""
+        fresh = []
+        for link in document.get("links", ()):
+            if link.get("rel") == relation and isinstance(link.get("href"), str):
+                href = absolute(link["href"], base)
+                if href not in self._seen and (is_url(href) or not is_url(base)):
+                    self._seen.add(href)
+                    fresh.append(href)
+        if len(self._seen) > MOST_DOCUMENTS:
+            raise CatalogError(f"{public(base)} belongs to a catalog of more than {MOST_DOCUMENTS} documents; use its API, or an item collection")
+        return fresh
+
+    def _read_items(self, members: list[tuple[str, str | None]]) -> Iterator[Found]:
+        for (href, name), document in zip(members, self._read(h for h, _ in members), strict=True):
+            if name and not document.get("collection"):
+                document = {**document, "collection": name}
+            belongs = document.get("collection")
+            if isinstance(belongs, str):
+                self._collections.add(belongs)
+            if self._wanted in (None, belongs):
+                yield Found(document, href, self_href(document) or href)
+
+    def _read(self, hrefs: Iterable[str]) -> Iterator[Any]:
+        """Yield the documents at `hrefs` in their order; remote ones are read several at a time."""
+        listed = list(hrefs)
+        if not any(is_url(href) for href in listed):
+            yield from map(self._object, listed)
+            return
+        with ThreadPoolExecutor(_READERS) as pool:
+            yield from pool.map(self._object, listed)
+
+    def _object(self, href: str) -> Mapping[str, Any]:
+        document = self._documents.json(href)
+        if not isinstance(document, Mapping):
+            raise CatalogError(f"{public(href)} is not a STAC document")
+        return document
+
+
+# ---------------------------------------------------------------------------------------------------------------- STAC APIs
+
+
+def _search_link(root: Mapping[str, Any]) -> str | None:
+    """Return where an API's landing page says that it is searched, None where it is no API."""
+    links = [link for link in root.get("links", ()) if link.get("rel") == "search" and isinstance(link.get("href"), str)]
+    posted = [link for link in links if str(link.get("method", "")).upper() == "POST"]
+    return next((str(link["href"]) for link in posted or links), None)
+
+
+def _search(documents: Documents, root: Mapping[str, Any], location: str, query: Query) -> Iterator[Found]:
+    collections = _link(root, location, "data") or absolute("collections", location.rstrip("/") + "/")
+    if query.collection is None:
+        held = ", ".join(sorted(_collection_ids(documents, collections))[:10])
+        raise UnknownCollection(f"{public(location)} is a STAC API, so the job has to name a collection; it has {held}")
+    _require_collection(documents, collections, query)
+    for page in _pages(documents, absolute(str(_search_link(root)), location), query):
+        for document in page.get("features", ()):
+            own = self_href(document)
+            yield Found(document, own or location, own)
+
+
+def _require_collection(documents: Documents, collections: str, query: Query) -> None:
+    # Only a plain "no" counts: servers that hide or forbid single collections may still search them.
+    if documents.status(f"{collections}/{quote(str(query.collection), safe='')}") == 404:
+        raise unknown_collection(str(query.collection), _collection_ids(documents, collections), query.catalog)
+
+
+def _collection_ids(documents: Documents, collections: str) -> set[str]:
+    """Return the names of an API's collections, from at most twenty pages."""
+    names: set[str] = set()
+    page: str | None = collections
+    seen: set[str] = set()
+    while page and page not in seen and len(seen) < 20:
+        seen.add(page)
+        listed = documents.json(page)
+        names |= {str(entry["id"]) for entry in listed.get("collections", ()) if "id" in entry}
+        page = _link(listed, page, "next")
+    return names
+
+
+def _link(document: Mapping[str, Any], base: str, relation: str) -> str | None:
+    href = next((link.get("href") for link in document.get("links", ()) if link.get("rel") == relation), None)
+    return absolute(href, base) if isinstance(href, str) else None
+
+
+def _pages(documents: Documents, url: str, query: Query) -> Iterator[Mapping[str, Any]]:
+    """Yield the pages of a search, asked by POST; a server that cannot is asked by GET."""
+    reader = StacApiIO(timeout=TIMEOUT, max_retries=None)
+    reader.session = documents.session
+    for method in ("POST", "GET"):
+        search = ItemSearch(
+            url,
+            method=method,
+            stac_io=reader,
+            collections=[str(query.collection)],
+            intersects=mapping(search_area(query.region)),
+            # Whole seconds are what the client sends, so the end is rounded up; the exact period is applied to what comes back.
+            datetime=(query.start.replace(microsecond=0), query.end.replace(microsecond=0) + timedelta(seconds=1)),
+            limit=PAGE,
+        )
+        try:
+            yield from _guarded(search.pages_as_dicts(), url)
+        except APIError as error:
+            if method == "POST" and error.status_code in (404, 405, 501):
+                continue
+            raise CatalogError(f"the search at {public(url)} failed: {error.status_code or ''} {failure(error)}".strip()) from None
+        return
+
+
+def _guarded(pages: Iterable[Mapping[str, Any]], url: str) -> Iterator[Mapping[str, Any]]:
+    """Yield pages until a server's next links go round in a circle or there are too many."""
+    seen: set[str] = set()
+    for count, page in enumerate(pages, start=1):
+        yield page
+        following = [json.dumps(link, sort_keys=True) for link in page.get("links", ()) if link.get("rel") == "next"]
+        if seen & set(following) or count >= MOST_PAGES:
+            raise CatalogError(f"the search at {public(url)} does not end: page {count} leads back to a page seen before, or to too many")
+        seen.update(following)
+
+
+def search_area(region: BaseGeometry) -> BaseGeometry:
+    """Return what an API is asked about: the region, or hulls of its western and eastern parts where it has very many vertices."""
+    if shapely.get_num_coordinates(region) <= MOST_VERTICES:
+        return region
+    parts = list(getattr(region, "geoms", [region]))
+    sides: tuple[Callable[[BaseGeometry], bool], ...] = (lambda part: part.centroid.x < 0, lambda part: part.centroid.x >= 0)
+    hulls = [MultiPolygon([p for p in parts if side(p)]).convex_hull for side in sides if any(side(p) for p in parts)]
+    return hulls[0] if len(hulls) == 1 else MultiPolygon(hulls)

@@ -1,0 +1,188 @@
+"""Reading catalog documents: local paths, http(s) and object stores, with retries, time limits and the job's own headers.
+
+Servers are asked again after 429 and 5xx and their Retry-After is honoured. Headers of the job (tokens) go to the catalog's own host and to no other,
+are attached when a request leaves, and so appear in no log.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit, urlunsplit
+from urllib.request import url2pathname
+
+import fsspec
+import requests
+from requests.adapters import HTTPAdapter
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
+from urllib3.util import Retry
+
+from stac.errors import CatalogError
+
+TIMEOUT = (10.0, 60.0)
+"""Seconds to wait for a connection, and for each read."""
+OBJECT_STORES = ("s3", "gs")
+
+
+class CatalogSession(requests.Session):
+    """HTTP session of one catalog: retries, and headers that only the catalog's own host sees.
+
+    Parameters
+    ----------
+    url
+        The catalog; `headers` go only to its scheme, host and port.
+    headers
+        Resolved values, secrets included.
+    retries
+        How often one request is asked again.
+    longest_wait
+        Seconds; a longer Retry-After is cut to this.
+    """
+
+    def __init__(self, url: str, headers: Mapping[str, str] | None = None, retries: int = 6, longest_wait: int = 120) -> None:
+        super().__init__()
+        self._origin = _origin(url)
+        self._secrets = dict(headers or {})
+        # The adapters' retries end where the body begins; a connection lost in the middle of one is asked again here.
+        self._torn_answers = Retrying(
+            retry=retry_if_exception_type(requests.exceptions.ChunkedEncodingError),
+            stop=stop_after_attempt(3),
+            wait=wait_exponential(multiplier=0.2, max=5),
+            reraise=True,
+        )
+        retry = Retry(
+            total=retries,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=None,
+            backoff_factor=0.5,
+            backoff_max=longest_wait,
+            retry_after_max=longest_wait,
+            raise_on_status=False,
+        )
+        self.mount("http://", HTTPAdapter(max_retries=retry))
+        self.mount("https://", HTTPAdapter(max_retries=retry))
+
+    def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
+        """Send a request; the job's headers are attached here, after redirects to other hosts have been told apart."""
+        request = request.copy()
+        for name in self._secrets:
+            request.headers.pop(name, None)
+        if _origin(request.url or "") == self._origin:
+            request.headers.update(self._secrets)
+        kwargs["timeout"] = kwargs.get("timeout") or TIMEOUT
+        return self._torn_answers(super().send, request, **kwargs)
+
+
+class Documents:
+    """Reads the documents of one catalog.
+
+    Parameters
+    ----------
+    root
+        Path or URL of the catalog; decides which host the headers go to.
+    headers
+        Headers of catalog requests, already resolved.
+    """
+
+    def __init__(self, root: str, headers: Mapping[str, str] | None = None) -> None:
+        self.session = CatalogSession(root, headers)
+
+    def content(self, href: str) -> bytes:
+        """Return the bytes at `href`.
+
+        Raises
+        ------
+        CatalogError
+            Not found, or a server that kept failing.
+        """
+        try:
+            if is_http(href):
+                return self._download(href)
+            if urlsplit(href).scheme in OBJECT_STORES:
+                return _object(href)
+            return Path(local_path(href)).read_bytes()
+        except (OSError, ValueError) as error:
+            raise CatalogError(f"cannot read {public(href)}: {failure(error)}") from None
+
+    def status(self, href: str) -> int:
+        """Return the HTTP status that a URL answers with; raises `CatalogError` where nothing answers."""
+        try:
+            return self.session.get(href).status_code
+        except OSError as error:
+            raise CatalogError(f"cannot read {public(href)}: {failure(error)}") from None
+
+    def json(self, href: str) -> Any:
+        """Return the JSON at `href`; raises `CatalogError` where there is none."""
+        try:
+            return json.loads(self.content(href))
+        except ValueError as error:
+            raise CatalogError(f"{public(href)} is not JSON: {error}") from None
+
+    def _download(self, href: str) -> bytes:
+        response = self.session.get(href)
+        if response.status_code >= 400:
+            raise OSError(f"the server answers {response.status_code} {response.reason}")
+        return response.content
+
+
+def _object(href: str) -> bytes:
+    try:
+        with fsspec.open(href, "rb") as file:
+            return bytes(file.read())
+    except Exception as error:  # clients of object stores raise classes of their own, without a common root
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+def is_http(href: str) -> bool:
+    """Return whether `href` is an http or https URL."""
+    return urlsplit(href).scheme in ("http", "https")
+
+
+def is_url(href: str) -> bool:
+    """Return whether `href` is a URL that is not a local file."""
+    return is_http(href) or urlsplit(href).scheme in OBJECT_STORES
+
+
+def local_path(href: str) -> str:
+    """Return the local path that `href` names: itself, or what a file:// URL says."""
+    return url2pathname(urlsplit(href).path) if href.startswith("file://") else href
+
+
+def absolute(href: str, base: str) -> str:
+    """Return `href` as an absolute URL or path, resolved against the document `base` that holds it; paths stay paths, URLs URLs."""
+    if "://" in href or href.startswith("/vsi"):
+        return href
+    if is_url(base):
+        return _join_url(base, href)
+    folder = posixpath.dirname(local_path(base))
+    return posixpath.normpath(posixpath.join(folder if folder.startswith("/") else Path(folder).absolute().as_posix(), href))
+
+
+def _join_url(base: str, href: str) -> str:
+    # urljoin leaves schemes that it does not know (s3, gs) as they are, so the join is made under one that it knows.
+    scheme = urlsplit(base).scheme
+    joined = urljoin(base.replace(f"{scheme}://", "http://", 1), href)
+    return joined.replace("http://", f"{scheme}://", 1)
+
+
+def public(href: str) -> str:
+    """Return `href` as it may be shown: without user, password, query and fragment."""
+    if "://" not in href:
+        return href
+    parts = urlsplit(href)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def failure(error: Exception) -> str:
+    """Return an error in words, with the queries of URLs (which may hold tokens) left out."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return re.sub(r"\?[^\s'\")]+", "", text or type(error).__name__)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower()
