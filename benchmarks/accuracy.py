@@ -67,7 +67,7 @@ def border_figures(published: PublishedMap, demo: Path) -> dict[str, object]:
     seam = seam_line(published, demo, rows)
     if seam is not None:
         lines["seam"] = seam
-    random = random_rates(published, lines["meridian"], rows)
+    random = random_rates(published, list(lines.values()), rows)
     low, high = np.percentile(random, [0.5, 99.5])
     rates = {name: transition_rate(published.landcover, rows, line) for name, line in lines.items()}
     within = {name: bool(low <= rate <= high) for name, rate in rates.items()}
@@ -126,17 +126,22 @@ def transition_rate(landcover: np.ndarray, rows: np.ndarray, line: np.ndarray) -
     return float((first != second)[both].mean()) if both.sum() >= len(rows) / 2 else float("nan")
 
 
-def random_rates(published: PublishedMap, line: np.ndarray, rows: np.ndarray, count: int = 200) -> np.ndarray:
-    """Return the rates along `count` lines of the border's own course, shifted anywhere but to itself and turned by up to five degrees."""
+def random_rates(published: PublishedMap, borders: list[np.ndarray], rows: np.ndarray, count: int = 200) -> np.ndarray:
+    """Return the rates along `count` lines of the first border's course, shifted and turned by up to 5 degrees, 10 pixels or more off all borders."""
     random = np.random.default_rng(12)
+    line = borders[0]
     rates: list[float] = []
-    while len(rates) < count:
+    for _ in range(100 * count):
         shift = random.uniform(-line.mean(), published.landcover.shape[1] - line.mean())
         turned = line + shift + np.tan(np.radians(random.uniform(-5, 5))) * (rows - rows.mean())
+        if min(np.abs(turned - border).min() for border in borders) < 10:
+            continue
         rate = transition_rate(published.landcover, rows, turned)
-        if abs(shift) > 10 and not np.isnan(rate):
+        if not np.isnan(rate):
             rates.append(rate)
-    return np.array(rates)
+        if len(rates) == count:
+            return np.array(rates)
+    raise SystemExit("the map is too narrow or too empty for lines beside the border of the zones")
 
 
 def failures(figures: dict[str, object]) -> list[str]:

@@ -87,7 +87,7 @@ def _range(s: ClassStatistics) -> str:
     low, high = percent(s.certain_pixels / s.valid_pixels), percent(s.possible_pixels / s.valid_pixels)
     if s.certain_hectares is not None and s.possible_hectares is not None:
         low, high = f"{s.certain_hectares:,.1f} ha", f"{s.possible_hectares:,.1f} ha"
-    return f" ({low} above {percent(CERTAIN)} probability, {high} above {percent(POSSIBLE)})"
+    return f" ({low} at a probability above {percent(CERTAIN)}, {high} above {percent(POSSIBLE)})"
 
 
 def _confidence(s: ClassStatistics) -> str:

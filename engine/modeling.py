@@ -174,7 +174,8 @@ class MaskDecoder(nn.Module):
         coarse = (keys @ self.coarse(token).unsqueeze(-1)).reshape(n, classes, height, width) / math.sqrt(keys.shape[-1])
         vectors = self.fine(token).unflatten(0, (n, classes)).transpose(1, 2)
         details = (fine.permute(0, 2, 3, 1).flatten(1, 2) @ vectors / math.sqrt(fine.shape[1])).transpose(1, 2)
-        return enlarge(coarse, 8) + details.unflatten(2, tuple(fine.shape[-2:])) + self.bias(token).reshape(n, classes, 1, 1)
+        logits: Tensor = enlarge(coarse, 8) + details.unflatten(2, tuple(fine.shape[-2:])) + self.bias(token).reshape(n, classes, 1, 1)
+        return logits
 
 
 class SpexForLandCover(PreTrainedModel):  # type: ignore[no-untyped-call]

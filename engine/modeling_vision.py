@@ -116,7 +116,8 @@ class Block(nn.Module):
         """Map (n, dim, h, w) to the same shape."""
         y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))
         y = self.project(F.gelu(self.expand(y))) * self.layer_scale
-        return x + y.permute(0, 3, 1, 2)
+        mapped: Tensor = x + y.permute(0, 3, 1, 2)
+        return mapped
 
 
 class Backbone(nn.Module):
@@ -174,7 +175,8 @@ class FineBranch(nn.Module):
         x = self.block4(enlarge(self.lift4(aggregated)) + self.skip4(maps[2]))
         x = self.block2(enlarge(self.lift2(x)) + self.skip2(maps[1]))
         x = F.gelu(self.norm1(enlarge(self.lift1(x)) + self.skip1(maps[0])))
-        return x + self.last(F.gelu(self.norm(self.smooth(x))))
+        finest: Tensor = x + self.last(F.gelu(self.norm(self.smooth(x))))
+        return finest
 
 
 def enlarge(x: Tensor, factor: int = 2) -> Tensor:

@@ -23,7 +23,7 @@ from engine.modeling import Planner, SpexForLandCover
 from engine.models import find_model, fingerprint
 from engine.processing import Request, SpexProcessor
 from engine.spie import canonical_instruction
-from engine.windows import blend_weights, window_starts
+from engine.windows import blend_total, blend_weights, window_starts
 
 WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
 """Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels."""
@@ -82,8 +82,8 @@ class Spex:
     """A trained SPEX, ready to map."""
 
     def __init__(self, model: SpexForLandCover, processor: SpexProcessor, folder: Path | None = None, device: str = "cpu") -> None:
-        self.model = model.requires_grad_(False).to(device=device, memory_format=torch.channels_last)
-        self.model.train(False)
+        self.model = model.requires_grad_(False).train(False)
+        self.model.to(device=device, memory_format=torch.channels_last)
         self.processor, self.folder, self.device = processor, folder, device
 
     @classmethod
@@ -236,6 +236,21 @@ class Spex:
         chips = [self._chip(planner, chip) for chip in values]
         return Segmentation(np.stack([p for p, _ in chips]), np.stack([s for _, s in chips]), queries, values, names)
 
+    @torch.inference_mode()
+    def tell(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> list[str]:
+        """Return what the language model itself writes about one chip (C, H, W), one text per class: the canonical answer and its description.
+
+        Percentages in it are the language model's impression; for numbers that are computed, use `Segmentation.explain`.
+        """
+        chip = check_reflectance(np.asarray(reflectance)[None], bands)[0]
+        check_bands(bands, self.required_bands)
+        return [self._tell(chip, bands, query) for query in self.resolve(classes)]
+
+    def _tell(self, chip: NDArray[np.float32], bands: Sequence[str], query: ClassQuery) -> str:
+        prompts = self.processor.prompts([[Request(query.target, query.instruction)]]).to(self.device)
+        written = self.model.generate_text(self._padded(chip), prompts, bands, self.processor.end)[0][0]
+        return self.processor.text([*prompts.tokens[prompts.answer].tolist(), *written])
+
     def _chip(self, planner: Planner, chip: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return probabilities (K, H, W) and presence (K,) of one chip (C, H, W)."""
         height, width = chip.shape[1:]
@@ -249,16 +264,21 @@ class Spex:
 
     def _in_windows(self, planner: Planner, chip: NDArray[np.float32]) -> NDArray[np.float32]:
         height, width = chip.shape[1:]
-        weight = np.outer(*[blend_weights(WINDOW, STRIDE)] * 2).astype(np.float32)
-        margin = WINDOW - STRIDE
-        padded = np.pad(chip, ((0, 0), *((margin, WINDOW) for _ in range(2))), constant_values=np.nan)
+        """Return probabilities (K, H, W) of a large chip, blended over the lattice of windows."""
+        share = (blend_weights(WINDOW, STRIDE) / blend_total(WINDOW, STRIDE)).astype(np.float32)
+        weight = np.outer(share, share)
+        # Pixels beyond the chip are no data; the first windows start up to one stride before it.
+        padded = np.pad(chip, ((0, 0), *((STRIDE, WINDOW) for _ in range(2))), constant_values=np.nan)
         total = np.zeros((planner.classes, *padded.shape[1:]), np.float32)
         for top in window_starts(0, height, WINDOW, STRIDE):
             for left in window_starts(0, width, WINDOW, STRIDE):
-                where = np.s_[:, margin + top : margin + top + WINDOW, margin + left : margin + left + WINDOW]
+                where = np.s_[:, STRIDE + top : STRIDE + top + WINDOW, STRIDE + left : STRIDE + left + WINDOW]
                 total[where] += planner(self._tensor(padded[where], WINDOW, WINDOW))[0].cpu().numpy() * weight
-        inside: NDArray[np.float32] = total[:, margin : margin + height, margin : margin + width] / np.float32(margin + 1) ** 2
-        return inside
+        return total[:, STRIDE : STRIDE + height, STRIDE : STRIDE + width]
+
+    def _padded(self, chip: NDArray[np.float32]) -> torch.Tensor:
+        stride = self.config.stride
+        return self._tensor(chip, *(-(-side // stride) * stride for side in chip.shape[1:]))
 
     def _tensor(self, chip: NDArray[np.float32], height: int, width: int) -> torch.Tensor:
         padding = ((0, 0), (0, height - chip.shape[1]), (0, width - chip.shape[2]))

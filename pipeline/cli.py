@@ -13,6 +13,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, ParamSpec
@@ -178,11 +179,13 @@ def validate(
         raise JobError(f"{output} holds no catalog.json; is it the output of a job?")
     report = validate_output(storage, deep)
     if as_json:
-        _echo_json({"files": report.files, "problems": [{"path": problem.path, "reason": problem.reason} for problem in report.problems]})
+        _echo_json(asdict(report))
     else:
         for problem in report.problems:
             typer.echo(f"{problem.path}: {problem.reason}")
         typer.echo(f"{report.files} files checked, {len(report.problems)} problems")
+        if report.unchecked:
+            typer.echo(f"not checked against schemas that are not at hand: {', '.join(report.unchecked)}")
     return FAILED if report.problems else DONE
 
 

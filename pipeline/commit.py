@@ -8,6 +8,7 @@ without an item, which the next attempt writes again. Staged blocks are deleted 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline.errors import VersionTaken
 from pipeline.explanations import TileStatistics, explanation_json
 from pipeline.grid import PixelBox
 from pipeline.mosaic import Planes, TileRasters, make_rasters
@@ -83,6 +85,8 @@ class Committed:
 def commit_tile(commit: Commit) -> Committed:
     """Publish a tile and return what it holds.
 
+    A version that was committed by an earlier attempt of the same task is left as it is.
+
     Raises
     ------
     ValueError, FileNotFoundError
@@ -91,6 +95,8 @@ def commit_tile(commit: Commit) -> Committed:
     context = commit.context
     storage = Storage(context.output)
     key = context.key(commit.tile.id, commit.version)
+    if storage.exists(key.path):
+        return _committed_before(storage, commit, key)
     with TemporaryDirectory(prefix="spexmap-") as folder:
         statistics = TileStatistics()
         rasters = make_rasters(
@@ -105,6 +111,14 @@ def commit_tile(commit: Commit) -> Committed:
     storage.write_bytes(key.path, canonical_json(item(_record(commit, key, files, areas))))
     discard(storage, commit.fingerprint)
     return Committed(commit.tile.id, commit.version, areas)
+
+
+def _committed_before(storage: Storage, commit: Commit, key: ItemKey) -> Committed:
+    properties = json.loads(storage.read_bytes(key.path))["properties"]
+    if properties["spexmap:fingerprint"] != commit.fingerprint:
+        raise VersionTaken(f"{storage.url(key.path)} was published by another run meanwhile; run the same command again")
+    discard(storage, commit.fingerprint)
+    return Committed(commit.tile.id, commit.version, properties["spexmap:class_areas_ha"])
 
 
 def _planes(storage: Storage, commit: Commit, statistics: TileStatistics) -> Iterator[tuple[PixelBox, Planes]]:

@@ -23,6 +23,10 @@ class RunInterrupted(SpexmapError, RuntimeError):
     exit_status = 3
 
 
+class VersionTaken(RunInterrupted):
+    """The version of a tile that was about to be written is there already, made from other inputs (exit status 3)."""
+
+
 class OutputHeld(SpexmapError, RuntimeError):
     """Another run holds this output (exit status 4)."""
 

@@ -225,7 +225,7 @@ def write_preview(levels: Sequence[Path], classes: Sequence[MapClass], path: Pat
     for code, color in colors.items():
         palette[code] = color[:3]
     image.putpalette(palette.tobytes())
-    image.save(path, format="PNG", transparency=bytes(colors.get(code, (0, 0, 0, 0))[3] for code in range(256)), compress_level=9)
+    image.save(path, format="PNG", transparency=bytes(colors.get(code, (0, 0, 0, 0))[3] for code in range(256)), compress_level=6)
 
 
 def _fitting_level(levels: Sequence[Path]) -> NDArray[np.uint8]:
@@ -237,8 +237,15 @@ def _fitting_level(levels: Sequence[Path]) -> NDArray[np.uint8]:
 
 
 def _published(path: Path, key: str, counts: NDArray[np.int64] | None) -> PublishedFile:
-    statistics = None if counts is None or key == "landcover" else statistics_of(counts, _nodata(key), highest=250 if key == "quality" else None)
-    return PublishedFile(path.name, path.stat().st_size, sha256_of(path), statistics)
+    return PublishedFile(path.name, path.stat().st_size, sha256_of(path), None if counts is None else _statistics(key, counts))
+
+
+def _statistics(key: str, counts: NDArray[np.int64]) -> RasterStatistics:
+    """The statistics that mean something: of codes and ranks only the share of valid pixels, of quality only the counts."""
+    statistics = statistics_of(counts, _nodata(key), highest=250 if key == "quality" else None)
+    if key in ("landcover", "source"):
+        return RasterStatistics(None, None, None, None, statistics.valid_percent)
+    return statistics
 
 
 def statistics_of(counts: NDArray[np.int64], nodata: int, highest: int | None = None) -> RasterStatistics:

@@ -106,6 +106,11 @@ class Plan:
         """The series' grid."""
         return self.series.grid
 
+    @property
+    def folder(self) -> str:
+        """Folder of the period's tiles below the output."""
+        return f"{self.series.name}/{self.period.slug}"
+
     @cached_property
     def scene(self) -> Mapping[str, Scene]:
         """Scenes by id."""

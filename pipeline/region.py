@@ -6,7 +6,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import fsspec
 import geopandas as gpd
@@ -88,7 +88,7 @@ def polygons(geometry: BaseGeometry) -> list[Polygon]:
 
 def from_degrees(geometry: BaseGeometry, crs: str) -> BaseGeometry:
     """Return polygons in degrees in `crs`, joined where they were split at the antimeridian; raises GridError where `crs` is not defined."""
-    transformer = Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+    transformer = _transformer("EPSG:4326", crs)
     projected = _transform(shapely.segmentize(geometry, _STEP), transformer)
     if not np.isfinite(shapely.get_coordinates(projected)).all():
         raise GridError(f"grid.crs: {crs} is not defined where the region lies ({bounds_words(geometry.bounds)}); choose another CRS, or auto")
@@ -102,11 +102,17 @@ def to_degrees(geometry: BaseGeometry, crs: str, steps: int = 1024) -> BaseGeome
 
     Straight lines are followed with a vertex at least every `steps`-th part of the extent.
     """
-    transformer = Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    transformer = _transformer(crs, "EPSG:4326")
     projected = _transform(shapely.segmentize(geometry, max(_extent(geometry) / steps, 1e-9)), transformer)
     if not np.isfinite(shapely.get_coordinates(projected)).all():
         return projected
     return shapely.union_all([inner for part in polygons(projected) for inner in polygons(_split(_unwrap(part)))])
+
+
+@lru_cache(maxsize=32)
+def _transformer(source: str, target: str) -> Transformer:
+    # Choosing among the operations between two datums takes PROJ up to a tenth of a second; a plan needs it for every tile.
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def _transform(geometry: BaseGeometry, transformer: Transformer) -> BaseGeometry:

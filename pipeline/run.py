@@ -162,7 +162,7 @@ def _new_run(request: Request, plan: Plan) -> Run:
         state="planned",
         key=plan.key,
         series=plan.series.to_dict(),
-        period=str(plan.period),
+        period=plan.period.slug,
         plan_identity=plan.identity,
         job=request.job.model_dump(mode="json"),
         versions=_versions(),

@@ -49,7 +49,7 @@ class RunRecord:
     series: Mapping[str, Any]
     """`Series.to_dict`."""
     period: str
-    """First and last day: ``2023-08-10/2023-08-20``."""
+    """First and last day: ``2023-08-10_2023-08-20``."""
     plan_identity: str
     job: Mapping[str, Any] = field(default_factory=dict)
     """The job as it was read, without secrets."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 from pipeline.canonical import digest
-from pipeline.errors import SeriesChanged
+from pipeline.errors import JobError, SeriesChanged
 from pipeline.grid import Grid
 
 
@@ -28,8 +28,8 @@ class ResolvedClass(Protocol):
         """What the model is asked."""
 
     @property
-    def threshold(self) -> float:
-        """Lowest calibrated probability (0..1) at which a pixel is of this class."""
+    def threshold(self) -> float | None:
+        """Lowest calibrated probability (0..1) at which a pixel is of this class; set once the model has resolved the class."""
 
     @property
     def color(self) -> str:
@@ -150,5 +150,11 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def map_classes(codes: Sequence[int], resolved: Sequence[ResolvedClass]) -> tuple[MapClass, ...]:
     """Return the classes of a map: the job's codes with what the model resolved, both in the job's order."""
     return tuple(
-        MapClass(code, item.name, item.title, item.instruction, float(item.threshold), item.color) for code, item in zip(codes, resolved, strict=True)
+        MapClass(code, item.name, item.title, item.instruction, _threshold(item), item.color) for code, item in zip(codes, resolved, strict=True)
     )
+
+
+def _threshold(item: ResolvedClass) -> float:
+    if item.threshold is None:
+        raise JobError(f"classes: the model gives {item.name} no threshold; name a class that it knows, or an instruction that it does")
+    return float(item.threshold)

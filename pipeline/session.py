@@ -17,6 +17,7 @@ from pipeline.model import JobModel
 from pipeline.plan import Plan, TilePlan
 from pipeline.progress import progress_bar
 from pipeline.published import PublishedTile, latest_versions, published_tiles
+from pipeline.report import write_report
 from pipeline.runlog import RunLog
 from pipeline.runs import RunRecord, TileCounts, TileRecord, tiles_to_parquet
 from pipeline.schedule import Scheduler
@@ -49,7 +50,7 @@ class Session:
     def execute(self) -> int:
         """Map what is not there, publish, report; return the exit status."""
         plan = self._plan
-        published = {tile.key.tile: tile for tile in latest_versions(published_tiles(self._storage, f"{plan.series.name}/{plan.period}"))}
+        published = {tile.key.tile: tile for tile in latest_versions(published_tiles(self._storage, plan.folder))}
         todo = [tile for tile in plan.tiles if tile.id not in published or published[tile.id].fingerprint != tile.fingerprint]
         if self._is_new and not todo:
             self._publish()
@@ -96,6 +97,7 @@ class Session:
         message = f"{counts.done} tiles made, {counts.skipped} were there, {counts.failed} failed"
         self._storage.write_bytes(f"{self._folder}/tiles.parquet", tiles_to_parquet(ended))
         self._save(state="failed" if failed else "done", ended=datetime.now(UTC).isoformat(timespec="seconds"), tiles=counts, message=message)
+        write_report(self._storage, self._record, self._plan, ended)
         for record in failed:
             log.error("tile %s failed: %s", record.tile, record.reason)
         log.info("%s", message)
@@ -179,6 +181,6 @@ class Session:
 
     def _announce(self) -> None:
         """Say where the map is."""
-        path = vrt_path(f"{self._plan.series.name}/{self._plan.period}")
+        path = vrt_path(self._plan.folder)
         if self._storage.exists(path):
             log.info("map: %s", self._storage.url(path))

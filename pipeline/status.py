@@ -95,6 +95,6 @@ def _ended(storage: Storage, run_id: str) -> tuple[TileRecord, ...]:
 
 def _committed(storage: Storage, plan: Plan) -> list[str]:
     """Return the tiles of a run under way whose item is there: the item is what says that a tile is done."""
-    published = latest_versions(published_tiles(storage, f"{plan.series.name}/{plan.period.slug}"))
+    published = latest_versions(published_tiles(storage, plan.folder))
     fingerprints = {tile.key.tile: tile.fingerprint for tile in published}
     return [tile.id for tile in plan.tiles if fingerprints.get(tile.id) == tile.fingerprint]

@@ -114,9 +114,20 @@ class Storage:
         return sorted(name[len(base) :].lstrip("/") for name in found)
 
     def delete(self, path: str) -> None:
-        """Delete the file or folder at `path`; nothing there is no error."""
+        """Delete the file or folder at `path`, and the local folders below the root that this leaves empty; nothing there is no error."""
         if self.exists(path):
             self.fs.rm(self.url(path), recursive=True)
+        if self.is_local:
+            self._remove_empty_folders(Path(path).parent)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        for each in (folder, *folder.parents):
+            if each == Path():
+                return
+            try:
+                Path(self.url(str(each))).rmdir()
+            except OSError:
+                return
 
     def check_writable(self) -> None:
         """Raise JobError where the folder cannot be written, leaving nothing behind."""

@@ -100,13 +100,13 @@ def lay_out(path: str, index: int, grid: Grid, nodata: float | None, exact: bool
         )
 
 
+Band = tuple[str, int]
+"""Path of a file and index of one of its bands, from 1."""
 Part = tuple[PixelBox, NDArray[np.float32]]
 """Numbers float32 (bands, H, W) of a box, NaN where there is no data."""
 
 
-def pixels(
-    bands: Sequence[tuple[str, int]], layout: Layout, grid: Grid, box: PixelBox, wanted: NDArray[np.bool_] | None, bilinear: bool
-) -> Iterator[Part]:
+def pixels(bands: Sequence[Band], layout: Layout, grid: Grid, box: PixelBox, wanted: NDArray[np.bool_] | None, bilinear: bool) -> Iterator[Part]:
     """Yield parts of `box` with the numbers of bands of one layout; parts that they do not reach are left out.
 
     Parameters
@@ -148,7 +148,7 @@ def _strips(box: PixelBox) -> Iterator[PixelBox]:
         yield PixelBox(top, box.left, min(top + _STRIP, box.bottom), box.right)
 
 
-def _windows(bands: Sequence[tuple[str, int]], layout: Layout, parts: Sequence[PixelBox]) -> Iterator[Part]:
+def _windows(bands: Sequence[Band], layout: Layout, parts: Sequence[PixelBox]) -> Iterator[Part]:
     assert layout.corner is not None
     with ExitStack() as stack:
         opened = [(stack.enter_context(_opened(path, layout.level)), index) for path, index in bands]
@@ -163,14 +163,15 @@ def _windows(bands: Sequence[tuple[str, int]], layout: Layout, parts: Sequence[P
             yield part, numbers
 
 
-def _warps(bands: Sequence[tuple[str, int]], layout: Layout, grid: Grid, cells: Sequence[PixelBox], bilinear: bool) -> Iterator[Part]:
-    # Without a no-data value of its own the warp leaves INIT_DEST where nothing was written, also for files that have none.
+def _warps(bands: Sequence[Band], layout: Layout, grid: Grid, cells: Sequence[PixelBox], bilinear: bool) -> Iterator[Part]:
+    # Without a no-data value of its own the warp leaves INIT_DEST where nothing was written, also for files that have none. With rasterio's choice
+    # for UNIFIED_SRC_NODATA a pixel that one band lacks would be interpolated from the number that means no data.
     options = {
         "XSCALE": _kernel_scale(layout.scale[0]),
         "YSCALE": _kernel_scale(layout.scale[1]),
         "SOURCE_EXTRA": str(2 + ceil(1 / min(1.0, *layout.scale))),
         "INIT_DEST": str(float(_UNTOUCHED)),
-        "UNIFIED_SRC_NODATA": "NO",
+        "UNIFIED_SRC_NODATA": "PARTIAL",
         "NUM_THREADS": "1",
         "crs": grid_crs(grid.crs),
         "src_nodata": layout.nodata,
@@ -189,7 +190,7 @@ def _warps(bands: Sequence[tuple[str, int]], layout: Layout, grid: Grid, cells: 
             yield cell, numbers
 
 
-def _stacked(bands: Sequence[tuple[str, int]], layout: Layout) -> str:
+def _stacked(bands: Sequence[Band], layout: Layout) -> str:
     """Return a virtual file of the bands, so that one projection of a cell serves them all; most of a warp's time goes there.
 
     Sources say nothing of their size: GDAL then opens them with the virtual file, on handles that no one else has.

@@ -55,7 +55,8 @@ class ModelRecord:
     window: int = 320
     """Side of the model's input in pixels."""
     framework: str = "PyTorch"
-    framework_version: str = "2.13.0"
+    framework_version: str = ""
+    """``major.minor.patch``; left out where empty."""
     license: str = "Apache-2.0"
     description: str = "Segments a window of surface reflectance into the classes that a sentence names, and explains the mask in words."
     pretrained_source: str | None = None
@@ -82,6 +83,8 @@ def model_item(series: str, model: ModelRecord) -> dict[str, Any]:
 
 def _properties(model: ModelRecord) -> dict[str, Any]:
     optional: dict[str, Any] = {"mlm:hyperparameters": dict(model.hyperparameters)} if model.hyperparameters else {}
+    if model.framework_version:
+        optional["mlm:framework_version"] = model.framework_version.partition("+")[0]
     if model.attribution:
         optional["spexmap:attribution"] = sorted(model.attribution)
     return {
@@ -94,7 +97,6 @@ def _properties(model: ModelRecord) -> dict[str, Any]:
         "mlm:architecture": model.architecture,
         "mlm:tasks": ["semantic-segmentation", "generative"],
         "mlm:framework": model.framework,
-        "mlm:framework_version": model.framework_version.partition("+")[0],
         "mlm:total_parameters": model.parameters,
         "mlm:memory_size": sum(file.size for file in model.files if _is_weights(file)),
         "mlm:pretrained": model.pretrained_source is not None,

@@ -294,7 +294,7 @@ def _summaries(series: SeriesRecord, entries: Sequence[ItemEntry]) -> dict[str, 
     codes = sorted({entry.crs for entry in entries if entry.crs})
     return {
         "processing:level": ["L4"],
-        "processing:software": dict(series.software),
+        "processing:software": [dict(series.software)],
         **({"proj:code": codes} if codes else {}),
         "classification:classes": asset_classes("landcover", series.classes)["classification:classes"],
     }

@@ -29,16 +29,16 @@ from engine.training.schedule import learning_rate, new_optimizer
 class Training:
     """Model, optimizer and place in the schedule; `run` goes on until the last step."""
 
-    def __init__(self, data: Path, out: Path, steps: int, batch: int, rate: float, seed: int) -> None:
+    def __init__(self, data: Path, out: Path, steps: int, batch: int, rate: float, seed: int, size: int) -> None:
         torch.manual_seed(seed)
         self.out, self.steps, self.rate = out, steps, rate
         self.config = SpexConfig(bands=list(TEN))
-        vocabulary = self.config.language["vocab_size"]
-        self.processor = SpexProcessor(train_tokenizer(corpus(DEFAULT_TERMS), vocabulary), Lexicon(DEFAULT_TERMS))
-        self.model = SpexForLandCover(self.config).to(memory_format=torch.channels_last).train()
+        self.processor = new_processor(self.config) if not (out / "tokenizer.json").is_file() else SpexProcessor.from_pretrained(out)
+        self.model = SpexForLandCover(self.config).train()
+        self.model.to(memory_format=torch.channels_last)
         self.optimizer = new_optimizer(self.model, rate)
         red_edge = fit_red_edge(data / "s2-unlabelled" / "bigearthnet.npz", data.parent / "spectra" / "lucas-s2-toa.npz")
-        self.batches = BatchMaker(load_chips(data / "hls-worldcover" / "train.npz"), self.processor, red_edge, batch, seed=seed)
+        self.batches = BatchMaker(load_chips(data / "hls-worldcover" / "train.npz"), self.processor, red_edge, batch, size, seed)
         self.step = 0
 
     def run(self, save_seconds: float = 240.0) -> None:
@@ -93,6 +93,11 @@ class Training:
             self.step = int(state["step"])
 
 
+def new_processor(config: SpexConfig) -> SpexProcessor:
+    """Return the processor of a new model: the default lexicon and a tokenizer trained on the grammar."""
+    return SpexProcessor(train_tokenizer(corpus(DEFAULT_TERMS), config.language["vocab_size"]), Lexicon(DEFAULT_TERMS))
+
+
 def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -100,12 +105,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for state and model")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--size", type=int, default=96, help="side of the training windows in pixels, a multiple of 16")
     parser.add_argument("--rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    training = Training(options.data, options.out, options.steps, options.batch, options.rate, options.seed)
+    training = Training(options.data, options.out, options.steps, options.batch, options.rate, options.seed, options.size)
     training.resume()
     training.run()
 

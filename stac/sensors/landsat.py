@@ -10,7 +10,7 @@ from stac.errors import SceneRefused
 from stac.items import acquired
 from stac.probe import Probe
 from stac.scenes import MaskSource, Scene
-from stac.sensors.profile import BAND_NAMES, Acquisition, band, common_names, first_key, make_scene, text_of, time_rank
+from stac.sensors.profile import Acquisition, band, common_names, first_key, make_scene, text_of, time_rank
 
 SCALE, OFFSET = 0.0000275, -0.2
 CLOUD_BITS = (1, 2, 3, 4)
@@ -101,7 +101,7 @@ def _band_name(asset: pystac.Asset, key: str, satellite: int) -> str | None:
     short = key.lower().removesuffix(".tif").removeprefix("sr_")
     meant = (_NAMED | _BANDS[satellite]).get(short)
     said = common_names(asset)
-    if meant and len(said) == 1 and said[0] in BAND_NAMES:
+    if meant and len(said) == 1 and said[0] in _NAMED:
         return said[0]
     return meant
 

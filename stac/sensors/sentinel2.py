@@ -60,7 +60,7 @@ class Sentinel2:
     def claims(self, item: pystac.Item) -> bool:
         """Return whether the item is of Sentinel-2, whatever its level."""
         said = f"{item.collection_id} {text_of(item, 'constellation')} {text_of(item, 'platform')}".lower()
-        return bool(re.search(r"sentinel[- ]?s?2", said) or re.match(r"S2[A-D]_", item.id))
+        return bool(re.search(r"sentinel[-_ ]?s?2", said) or re.match(r"S2[A-D]_", item.id))
 
     def acquisition(self, item: pystac.Item) -> Acquisition:
         """Return platform, tile and sensing time, and the processing as (baseline, generation, publication, sequence)."""

@@ -64,7 +64,7 @@ def test_a_map_of_one_class_fails_however_common_the_class(accuracy: ModuleType,
 
 def test_a_seam_along_the_change_of_source_is_found(accuracy: ModuleType, demo: DemoPaths) -> None:
     truth = published(accuracy, demo).landcover
-    seam = int(truth.shape[1] * 0.6)
+    seam = int(np.ceil(truth.shape[1] * 0.6))
     torn = truth.copy()
     torn[:, seam:] = np.where(torn[:, seam:] == 1, 4, 1)
     assert any(sentence.startswith("seam") for sentence in figures(accuracy, demo, torn)["failures"])
@@ -75,3 +75,20 @@ def test_pixels_that_were_not_mapped_count_as_wrong(accuracy: ModuleType, demo: 
     truth[: truth.shape[0] // 2] = 0
     found = figures(accuracy, demo, truth)
     assert found["mapped_share"] < 0.6 and found["overall_accuracy"] < 0.6
+
+
+def test_real_scenes_are_scored_where_all_clear_dates_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("scenes", "published_map"):
+        sys.modules.pop(name, None)
+    scenes = importlib.import_module("scenes")
+    # Columns: agreed water, agreed vegetation, dates that differ, cloud on one date, cloud on both, outside the region.
+    days = [np.array([[6, 4, 4, 6, 9, 6]], np.uint8), np.array([[6, 4, 5, 8, 3, 6]], np.uint8)]
+    landcover = np.array([[3, 1, 3, 1, 0, 0]], np.uint8)
+    quality = np.array([[2, 2, 2, 1, 253, 251]], np.uint8)
+    classes = {"vegetation": 1, "building": 2, "water": 3, "bare": 4}
+    whole = scenes.PublishedMap(None, None, landcover, quality, landcover.astype(np.int32), (), classes)
+    found = scenes.score(whole, days, 2)
+    assert found["iou"] == {"vegetation": 1.0, "water": 1.0} and found["mapped_share"] == 1.0
+    assert found["reference_pixels"] == {"vegetation": 1, "water": 1, "all": 2}
+    assert scenes.score(whole, days, 1)["iou"]["water"] == 0.5

@@ -73,7 +73,7 @@ def test_mean_indices_are_those_of_the_spectra() -> None:
 
 
 def test_areas_are_those_on_the_ellipsoid() -> None:
-    """A UTM pixel of 100 square metres on the map is 0.9998 to 1.0008 of that on the ground, depending on where it lies."""
+    """A UTM pixel of 100 square metres on the map is 0.998 to 1.0008 of that on the ground, depending on where it lies."""
     areas = PixelAreas(GRID)
     assert areas.of_cell(0, 0) == pytest.approx(99.983e6, rel=1e-5)
     assert areas.of_cell(0, 20000 // 256 * 256) == pytest.approx(100.080e6, rel=1e-5)

@@ -154,6 +154,12 @@ def test_statistics_leave_codes_and_no_data_out(tile: TileRasters) -> None:
     assert statistics.valid_percent == pytest.approx(100 * counted.size / quality.size)
 
 
+def test_codes_have_no_mean(tile: TileRasters) -> None:
+    for key in ("landcover", "source"):
+        statistics = tile.published[key].statistics
+        assert statistics is not None and statistics.mean is None and 0 < statistics.valid_percent < 100
+
+
 def test_statistics_of_an_empty_tile_say_so() -> None:
     counts = np.zeros(256, np.int64)
     counts[255] = 9

@@ -77,25 +77,24 @@ def compare_boxes(grid: Grid, scenes: list[Scene], recipe: Recipe, outer: PixelB
     return whole
 
 
-@pytest.mark.parametrize("composite", ["least-cloudy", "median"])
 @pytest.mark.parametrize(
-    ("crs", "resolution", "origin", "outer"),
+    ("composite", "crs", "resolution", "origin", "outer"),
     [
-        ("EPSG:32633", 120, (499980, 5200020), PixelBox(640, 100, 1100, 560)),
-        ("EPSG:32634", 120, (0, 5200020), PixelBox(700, 300, 1060, 680)),
-        ("EPSG:3035", 250, (4500000, 2700000), PixelBox(350, 850, 640, 1130)),
-        ("EPSG:4326", 0.002, (14.0, 48.0), PixelBox(450, 300, 800, 640)),
+        ("median", "EPSG:32633", 120, (499980, 5200020), PixelBox(640, 100, 1100, 560)),
+        ("least-cloudy", "EPSG:32634", 120, (0, 5200020), PixelBox(700, 300, 1060, 680)),
+        ("median", "EPSG:3035", 250, (4500000, 2700000), PixelBox(350, 850, 640, 1130)),
+        ("least-cloudy", "EPSG:4326", 0.002, (14.0, 48.0), PixelBox(450, 300, 800, 640)),
     ],
 )
 def test_styria_is_the_same_in_any_block(
     styria: list[Scene], composite: str, crs: str, resolution: float, origin: tuple[float, float], outer: PixelBox
 ) -> None:
-    compare_boxes(Grid(crs, resolution, origin, 1024), styria, Recipe(BANDS, composite, (1.5, 1.2)), outer, 3)
+    compare_boxes(Grid(crs, resolution, origin, 1024), styria[:4], Recipe(BANDS[1:], composite, (1.5, 1.2)), outer, 3)
 
 
 def test_fort_mcmurray_is_the_same_in_any_block(fort_mcmurray: list[Scene]) -> None:
     grid = Grid("EPSG:32612", 10, (443580, 6329550), 1024)
-    compare_boxes(grid, fort_mcmurray, Recipe(BANDS, "latest", (6, 6)), PixelBox(-50, 300, 650, 900))
+    compare_boxes(grid, fort_mcmurray, Recipe(BANDS, "latest", (6, 6)), PixelBox(-50, 300, 400, 720))
 
 
 def test_aerial_photographs_without_a_mask_are_the_same_in_any_block(potholes: list[Scene]) -> None:
@@ -119,8 +118,8 @@ def test_pixels_on_the_grid_are_those_of_the_file(styria: list[Scene]) -> None:
 
 def test_a_pixel_is_the_same_whatever_the_order_of_threads(styria: list[Scene]) -> None:
     grid, outer = Grid("EPSG:32634", 240, (0, 5200020), 1024), PixelBox(350, 150, 530, 340)
-    one = BlockReader(grid, styria, Recipe(BANDS, "latest", (1, 1)), threads=1).read(outer)
-    shared = BlockReader(grid, styria, Recipe(BANDS, "latest", (1, 1)), threads=5)
+    one = BlockReader(grid, styria[:3], Recipe(BANDS, "latest", (1, 1)), threads=1).read(outer)
+    shared = BlockReader(grid, styria[:3], Recipe(BANDS, "latest", (1, 1)), threads=5)
     with ThreadPoolExecutor(3) as pool:
         for block in pool.map(shared.read, [outer] * 3):
             for field in fields(Block):
@@ -137,22 +136,20 @@ def test_every_pixel_says_why_it_has_no_data(styria: list[Scene]) -> None:
     assert not block.numbers[:, ~filled].any() and not block.clear[~filled & (block.status == 252)].any()
 
 
-def test_no_data_does_not_bleed_and_edges_stay(tmp_path: Path) -> None:
-    numbers = np.full((200, 220), 5000, np.uint16)
-    numbers[60:75, 80:90] = 0
-    numbers[120, 130] = 0
-    scene = written(tmp_path, numbers)
-    for resolution in (10, 7, 23):
-        block = BlockReader(Grid("EPSG:32634", resolution, (28000, 5018000), 1024), [scene], Recipe(("blue",), "latest")).read(
-            PixelBox(0, 0, 3000 // resolution, 3000 // resolution)
-        )
-        assert set(np.unique(block.numbers)) == {0, 6000}
-        assert abs((block.numbers != 0).sum() * resolution**2 / ((numbers != 0).sum() * 100) - 1) < 0.02
+@pytest.mark.parametrize("resolution", [10, 7, 23, 40])
+def test_no_data_does_not_bleed_and_edges_stay(tmp_path: Path, resolution: int) -> None:
+    blue, nir = np.full((2, 200, 220), 5000, np.uint16)
+    blue[60:75, 80:90] = nir[60:75, 80:90] = nir[120, 130] = nir[20:60, 100:103] = 0
+    scene = written(tmp_path, blue=blue, nir=nir)
+    grid = Grid("EPSG:32634", resolution, (28000, 5018000), 1024)
+    block = BlockReader(grid, [scene], Recipe(("blue", "nir"), "latest")).read(PixelBox(0, 0, 3000 // resolution, 3000 // resolution))
+    assert set(np.unique(block.numbers)) == {0, 6000}
+    assert abs((block.numbers[0] != 0).sum() * resolution**2 / ((blue != 0).sum() * 100) - 1) < 0.02
 
 
 def test_a_coarse_map_averages_what_lies_under_a_pixel(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
-    scene = written(tmp_path, random.integers(3000, 5000, (240, 240)).astype(np.uint16))
+    scene = written(tmp_path, blue=random.integers(3000, 5000, (240, 240)).astype(np.uint16))
     block = BlockReader(Grid("EPSG:32633", 120, (500000, 5000000), 1024), [scene], Recipe(("blue",), "latest")).read(PixelBox(3, 3, 17, 17))
     assert block.numbers.std() < 100 and abs(block.numbers.mean() - 5000) < 20
 
@@ -174,13 +171,14 @@ def test_a_mask_keeps_its_codes_when_it_is_warped(styria: list[Scene]) -> None:
     assert set(np.unique(block.clear)) <= {0, 1} and ((block.clear == 1) == (block.status == 0)).mean() > 0.99
 
 
-def written(folder: Path, numbers: np.ndarray) -> Scene:
-    """A one-band scene without a mask, 10 m pixels, north-west corner at 500000, 5000000 in EPSG:32633."""
-    path = folder / "blue.tif"
-    height, width = numbers.shape
+def written(folder: Path, **bands: np.ndarray) -> Scene:
+    """A scene of these bands without a mask, 10 m pixels, north-west corner at 500000, 5000000 in EPSG:32633."""
     transform = rasterio.transform.from_origin(500000, 5000000, 10, 10)
-    with rasterio.open(path, "w", "GTiff", width, height, 1, "EPSG:32633", transform, "uint16", 0) as dataset:
-        dataset.write(numbers, 1)
-        bounds = dataset.bounds
+    for name, numbers in bands.items():
+        height, width = numbers.shape
+        with rasterio.open(folder / f"{name}.tif", "w", "GTiff", width, height, 1, "EPSG:32633", transform, "uint16", 0) as dataset:
+            dataset.write(numbers, 1)
+            bounds = dataset.bounds
     outline = rectangle(*rasterio.warp.transform_bounds("EPSG:32633", "EPSG:4326", *bounds))
-    return Scene("made-up", "c", "s", datetime.fromisoformat("2023-08-10T00:00:00+00:00"), outline, {"blue": BandSource(str(path))}, None)
+    when = datetime.fromisoformat("2023-08-10T00:00:00+00:00")
+    return Scene("made-up", "c", "s", when, outline, {name: BandSource(str(folder / f"{name}.tif")) for name in bands}, None)

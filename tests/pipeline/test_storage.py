@@ -49,6 +49,16 @@ def test_deleting_nothing_is_no_error(storage: Storage) -> None:
     assert not storage.exists("d/e")
 
 
+def test_deleting_the_last_file_of_a_folder_leaves_no_folder(tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path))
+    storage.write_bytes("work/a/1", b"x")
+    storage.write_bytes("work/b", b"x")
+    storage.delete("work/a/1")
+    assert not (tmp_path / "work" / "a").exists()
+    storage.delete("work/b")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check_writable_leaves_nothing(storage: Storage) -> None:
     storage.check_writable()
     assert storage.find() == []

@@ -103,6 +103,7 @@ def model_record(**changes: Any) -> ModelRecord:
         ),
         "classes": CLASSES,
         "created": CREATED,
+        "framework_version": "2.13.0+cpu",
         "hyperparameters": {"stride": 256},
         "attribution": ("WorldCover 2021, CC BY 4.0, ESA",),
     }

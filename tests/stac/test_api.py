@@ -105,6 +105,14 @@ def test_region_and_period_are_asked_of_the_server_and_held_to(earth_search_item
     assert find_scenes(everything(server.url, collection="sentinel-2-l2a", region=shapely.box(0, 0, 1, 1)), probe=None).scenes == ()
 
 
+def test_the_last_second_of_the_period_is_asked_for(earth_search_items: Any, start: Any, everything: Any) -> None:
+    item = json.loads(json.dumps(earth_search_items[0]))
+    for text, found in (("2022-12-31T23:59:59.600Z", 1), ("2023-01-01T00:00:00Z", 0)):
+        item["properties"]["datetime"] = text
+        result = find_scenes(everything(start(StacApi([item])).url, collection="sentinel-2-l2a", **YEAR_2022), probe=None)
+        assert len(result.scenes) == found
+
+
 def test_429_and_503_do_not_end_a_search(earth_search_items: Any, start: Any, everything: Any, answered_pauses: list[float]) -> None:
     api = StacApi(earth_search_items)
     api.faults = [Reply({}, 429, {"Retry-After": "7"}), Reply({}, 503, {"Retry-After": "3"}), Reply({}, 502)]
@@ -154,8 +162,10 @@ def test_searching_leaves_no_secret_in_debug_logs(earth_search_items: Any, start
 def test_pages_that_go_round_in_a_circle_end(earth_search_items: Any, start: Any, everything: Any) -> None:
     api = StacApi(earth_search_items)
     api.endless = True
+    server = start(api)
     with pytest.raises(CatalogError, match="does not end"):
-        find_scenes(everything(start(api).url, collection="sentinel-2-l2a"), probe=None)
+        find_scenes(everything(server.url, collection="sentinel-2-l2a"), probe=None)
+    assert len([request for request in server.requests if request.path == "/search"]) == 2
 
 
 def test_a_server_without_post_is_asked_by_get(earth_search_items: Any, start: Any, everything: Any) -> None:

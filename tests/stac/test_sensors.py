@@ -248,6 +248,17 @@ def test_copernicus_names_its_assets_by_band_and_resolution() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "blue", "nir"), [("LE07", "SR_B1", "SR_B4"), ("LT05", "SR_B1", "SR_B4"), ("LC08", "SR_B2", "SR_B5"), ("LC09", "SR_B2", "SR_B5")]
+)
+def test_band_numbers_of_landsat_mean_what_they_do_on_that_satellite(name: str, blue: str, nir: str) -> None:
+    keys = [f"SR_B{number}" for number in range(1, 8)]
+    item = small_item(f"{name}_L2SP_190027_20110701_20200820_02_T1", "landsat-c2l2-sr", {key: {} for key in [*keys, "ST_B6", "QA_PIXEL"]})
+    bands = to_scene(read_item(item, "i.json")).bands
+    assert (PurePosixPath(bands["blue"].href).stem, PurePosixPath(bands["nir08"].href).stem) == (blue, nir)
+    assert ("coastal" in bands) == name.startswith("LC")
+
+
+@pytest.mark.parametrize(
     ("item", "reason"),
     [
         (small_item("S1A_IW_GRDH_1SDV_20230701", "sentinel-1-grd", {"vv": {}}, platform="sentinel-1a"), "radar"),

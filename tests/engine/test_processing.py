@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from engine.errors import InvalidPrompt, UnknownClass
+from engine.processing import DEFAULT_TERMS, END, Request, SpexProcessor
+
+
+def test_every_listed_synonym_is_accepted(processor):
+    for term in DEFAULT_TERMS:
+        for word in term.words:
+            assert processor.lexicon.find(word) == term.name
+            assert processor.lexicon.find(f"The {word.upper()}") == term.name
+
+
+@pytest.mark.parametrize(("word", "near"), [("watter", "water"), ("vegitation", "vegetation"), ("bilding", "building"), ("bare sol", "bare soil")])
+def test_a_near_miss_is_refused_and_the_nearest_word_named(processor, word, near):
+    with pytest.raises(UnknownClass, match=near):
+        processor.lexicon.find(word)
+
+
+@pytest.mark.parametrize("word", ["irrigated fields", "trees", "snow", "", "fire"])
+def test_an_unknown_word_is_refused_with_what_is_known(processor, word):
+    with pytest.raises(UnknownClass, match="it knows vegetation, building, water, bare"):
+        processor.lexicon.find(word)
+
+
+def test_a_sentence_names_one_class_or_none(processor):
+    assert processor.lexicon.find_in("Please outline the water bodies.") == "water"
+    assert processor.lexicon.find_in("water and buildings") is None
+    assert processor.lexicon.find_in("everything") is None
+    assert processor.lexicon.find_in("barren land near nothing") == "bare"
+
+
+def test_text_round_trips_through_the_tokenizer(processor):
+    for text in ("Segment the bare ground.", 'Attributes: [{"Centroid": [0.609, 0.188]}]', "Größe 12 %"):
+        assert processor.text(processor.tokenizer.encode(text).ids) == text
+
+
+def test_every_digit_is_a_token(processor):
+    assert len(processor.tokenizer.encode("0123456789").ids) == 10
+
+
+def test_an_instruction_cannot_smuggle_in_special_tokens(processor):
+    tokens = processor.prompts([[Request("water", instruction=f"water {END} {END}")]]).tokens
+    assert int((tokens == processor.end).sum()) == 1
+
+
+def test_the_answer_is_the_same_whatever_is_asked_or_told(processor):
+    plain = processor.prompts([[Request("water")]])
+    rich = processor.prompts([[Request("water", "Where is open water?", " Attributes: []", " There is no water.")]])
+    assert torch.equal(plain.tokens[plain.answer], rich.tokens[rich.answer])
+
+
+def test_padding_is_neither_attended_nor_learnt(processor):
+    prompts = processor.prompts([[Request("water"), Request("bare", description=" There is no bare ground.")]])
+    padded = ~prompts.attention
+    assert padded.any() and (prompts.labels[padded] == -100).all() and not prompts.answer[padded].any()
+
+
+def test_only_the_description_is_learnt(processor):
+    prompts = processor.prompts([[Request("water", description=" There is no water.")]])
+    learnt = prompts.tokens[prompts.labels != -100].tolist()
+    assert processor.text(learnt) == "There is no water." and learnt[-1] == processor.end
+
+
+def test_images_must_ask_the_same_number_of_classes(processor):
+    with pytest.raises(InvalidPrompt):
+        processor.prompts([[Request("water")], [Request("water"), Request("bare")]])
+
+
+def test_a_prompt_that_is_too_long_is_refused(processor):
+    with pytest.raises(InvalidPrompt, match="longer than"):
+        processor.prompts([[Request("water", "water " * 2000)]])
+
+
+def test_a_saved_processor_gives_the_same_tokens(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = SpexProcessor.from_pretrained(tmp_path)
+    request = [[Request("building", attributes=' Attributes: [{"Size of area": "huge"}]')]]
+    assert torch.equal(processor.prompts(request).tokens, again.prompts(request).tokens)
+    assert again.lexicon.terms == processor.lexicon.terms
