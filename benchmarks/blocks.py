@@ -37,6 +37,7 @@ class Convolution(nn.Module):
         self.convolution = nn.Conv2d(bands, classes + 1, 3, padding=1)
 
     def forward(self, reflectance: Tensor) -> Tensor:
+        """Return probabilities (n, K, h, w)."""
         return self.convolution(reflectance.nan_to_num(0)).softmax(1)[:, :-1]
 
 

@@ -2,7 +2,8 @@
 
     python benchmarks/repeatability.py [FOLDER]
 
-Variants: another block side, another tile side, scenes listed in another order, two workers, a fresh second run. The demo's two UTM zones make every variant reproject.
+Variants: another block side, another tile side, scenes listed in another order, two workers, a fresh second run. The demo's two UTM zones
+make every variant reproject.
 """
 
 from __future__ import annotations

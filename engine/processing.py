@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from engine.errors import InvalidPrompt, ModelNotFound, UnknownClass
@@ -126,16 +127,23 @@ class SpexProcessor:
         self.tokenizer.encode_special_tokens = True
         self.pad, self.user, self.assistant, self.end = (_identifier(tokenizer, each) for each in (PAD, USER, ASSISTANT, END))
 
-    def prompts(self, requests: Sequence[Sequence[Request]]) -> Prompts:
-        """Return the packed prompts of n images with K requests each; every image must ask the same number of classes."""
+    def prompts(self, requests: Sequence[Sequence[Request]], multiple: int = 1) -> Prompts:
+        """Return the packed prompts of n images with K requests each, padded to the longest, or on to a multiple of a length.
+
+        Raises
+        ------
+        InvalidPrompt
+            No request, images that ask different numbers of classes, or a prompt longer than the model takes.
+        """
         rows = [self._encode(request) for image in requests for request in image]
         n, classes = len(requests), len(requests[0]) if requests else 0
         if not rows or any(len(image) != classes for image in requests):
             raise InvalidPrompt("every image needs the same number of requests, at least one")
         shape = (n, classes, -1)
+        spare = (0, -max((len(row.tokens) for row in rows), default=0) % multiple)
         fills: dict[str, float] = {"tokens": self.pad, "attention": False, "answer": False, "labels": -100}
         stacked = {
-            name: pad_sequence([getattr(row, name) for row in rows], batch_first=True, padding_value=fill).reshape(shape)
+            name: F.pad(pad_sequence([getattr(row, name) for row in rows], batch_first=True, padding_value=fill), spare, value=fill).reshape(shape)
             for name, fill in fills.items()
         }
         presence = torch.cat([row.presence for row in rows]).reshape(n, classes)

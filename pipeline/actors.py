@@ -95,6 +95,7 @@ class Fleet:
     def __init__(self, settings: SegmenterSettings, sizing: Sizing) -> None:
         self.sizing = sizing
         self._settings = ray.put(settings)
+        self._actor: Any = ray.remote(Segmenter)
         self._slots = [_Slot(self._start()) for _ in range(sizing.workers)]
         self._commits: dict[Any, Commit] = {}
         self._commit = ray.remote(num_cpus=0.5, max_retries=2)(commit_tile)
@@ -182,8 +183,8 @@ class Fleet:
 
     def _start(self) -> Any:
         sizing = self.sizing
-        remote = ray.remote(num_gpus=sizing.gpus, num_cpus=sizing.cpus, max_concurrency=UNITS_PER_ACTOR)(Segmenter)
-        return remote.remote(self._settings)
+        options = {"num_gpus": sizing.gpus, "num_cpus": sizing.cpus, "max_concurrency": UNITS_PER_ACTOR}
+        return self._actor.options(**options).remote(self._settings)
 
 
 def _reason(error: BaseException) -> str:

@@ -51,6 +51,7 @@ def cluster(address: str | None = None) -> Iterator[dict[str, float]]:
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise RunInterrupted(f"no Ray cluster at {address}: {error}") from error
     try:
-        yield dict(ray.cluster_resources())
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        yield dict(resources)
     finally:
         ray.shutdown()

@@ -62,7 +62,7 @@ class FirstClear:
 
     def feed(self, rank: int, numbers: NDArray[np.uint16], wanted: NDArray[np.bool_], part: tuple[slice, slice]) -> None:
         """Take scene `rank`'s numbers (C, h, w), which cover `part` of the block, where they are wanted (h, w) and every band is valid."""
-        usable = wanted & (numbers != 0).all(axis=0)
+        usable = wanted & numbers.all(axis=0)
         np.copyto(self.numbers[:, *part], numbers, where=usable)
         self.source[part][usable] = rank
 
@@ -80,7 +80,7 @@ class Median:
 
     def feed(self, numbers: NDArray[np.uint16], clear: NDArray[np.bool_]) -> None:
         """Take one scene's numbers (C, h, w) where they are clear (h, w)."""
-        self.observations.append(np.where(clear & (numbers != 0).all(axis=0), numbers, 0).astype(np.uint16))
+        self.observations.append(np.where(clear & numbers.all(axis=0), numbers, 0).astype(np.uint16))
 
     @property
     def data(self) -> NDArray[np.uint16]:

@@ -21,9 +21,18 @@ from pipeline.bounds import bounds_problem
 from pipeline.errors import JobError
 from pipeline.period import resolve_period
 from pipeline.yaml_lines import load_with_lines
+from spexmap import SpexmapError
 
 LARGEST = 1_000_000
 """A job file of more bytes is refused."""
+
+_KEY_OF_ERROR = {
+    "UnknownCollection": "source.collection",
+    "CatalogError": "source.catalog",
+    "ModelNotFound": "model",
+    "UnknownClass": "classes",
+}
+"""Errors of the other rooms by name, so that reading a job loads neither of them."""
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -219,11 +228,20 @@ class JobSpec(_Section):
 
     @contextmanager
     def naming_lines(self) -> Iterator[None]:
-        """Let errors that begin with a key of the job (``grid.crs: ...``) say in which file and line it stands."""
+        """Let errors that are about a key of the job say in which file and line it stands.
+
+        These are JobErrors whose message begins with the key (``grid.crs: ...``), and what catalog and engine raise where a key names something
+        that is not there.
+        """
         try:
             yield
         except JobError as error:
             raise type(error)(self.locate(str(error))) from error
+        except SpexmapError as error:
+            key = _KEY_OF_ERROR.get(type(error).__name__)
+            if key is None:
+                raise
+            raise JobError(self.locate(f"{key}: {error}")) from error
 
     def locate(self, message: str) -> str:
         """Return `message` with file and line before the dotted key that it begins with; as it is where it begins with none."""

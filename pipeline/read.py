@@ -168,7 +168,7 @@ class BlockReader:
             raise ReadFailed(f"the scene has no band {', '.join(missing)}")
         if entry.scene.mask is None:
             numbers = self._assets.bands(self._sources(entry.scene), box)
-            codes = np.where((numbers != 0).all(axis=0), CLEAR, UNOBSERVED).astype(np.uint8)
+            codes = np.where(numbers.all(axis=0), CLEAR, UNOBSERVED).astype(np.uint8)
             return _leave_out(codes, entry.coverage, box), numbers
         margin = box.expand(ceil(self._recipe.dilate[0]), ceil(self._recipe.dilate[1]))
         codes = _leave_out(self._assets.mask(entry.scene.mask, margin), entry.coverage, margin)
@@ -212,8 +212,10 @@ class _Record:
         self._failures.append((entry.scene.id, str(error)))
 
     def block(self, numbers: NDArray[np.uint16], source: NDArray[np.uint16]) -> Block:
-        unfilled = np.where(self._failed, READ_FAILURE, np.where(self._observed, ALWAYS_CLOUDY, NEVER_OBSERVED))
-        status = np.where((numbers != 0).any(axis=0), 0, unfilled).astype(np.uint8)
+        status = np.full(self._box.shape, NEVER_OBSERVED, np.uint8)
+        status[self._observed] = ALWAYS_CLOUDY
+        status[self._failed] = READ_FAILURE
+        status[numbers[0] != 0] = 0
         return Block(numbers, source, np.minimum(self._clear, MOST_CLEAR).astype(np.uint8), status, tuple(self._failures))
 
 

@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from pipeline.grid import PixelBox
-from pipeline.plan import Plan, TilePlan
+from pipeline.plan import Plan
 from pipeline.runs import RunRecord, TileRecord
 from pipeline.seams import SeamScore, TransitionProfile
 from pipeline.storage import Storage
@@ -117,9 +117,10 @@ def collect(storage: Storage, record: RunRecord, plan: Plan, tiles: Sequence[Til
     """Return what the page shows about a run, read from its plan, its tiles and their items."""
     ordered = sorted(tiles, key=lambda tile: tile.tile)
     scored = _spread([tile.tile for tile in ordered if tile.version], TILES_WITH_SEAMS)
+    frame = _Frame.of(plan)
     with ThreadPoolExecutor(READERS) as pool:
         items = dict(zip((tile.tile for tile in ordered), pool.map(partial(_item, storage, plan), ordered), strict=True))
-        lines = tuple(pool.map(lambda tile: _tile_line(storage, plan, tile, items[tile.tile], tile.tile in scored), ordered))
+        lines = tuple(pool.map(lambda tile: _tile_line(storage, plan, frame, tile, items[tile.tile], tile.tile in scored), ordered))
     classes, no_data = _totals(plan, lines)
     return RunReport(
         record=record,
@@ -129,7 +130,7 @@ def collect(storage: Storage, record: RunRecord, plan: Plan, tiles: Sequence[Til
         no_data_ha=no_data,
         scenes=_scene_lines(plan, items),
         refused=tuple(sorted(plan.refused)),
-        map_shape=_map_shape(plan),
+        map_shape=frame.pixels(frame.outer),
         tile_seconds=_seconds(lines),
     )
 
@@ -152,8 +153,8 @@ def _item(storage: Storage, plan: Plan, tile: TileRecord) -> dict[str, Any]:
     return document
 
 
-def _tile_line(storage: Storage, plan: Plan, tile: TileRecord, item: Mapping[str, Any], with_seams: bool) -> TileLine:
-    key, box = _key(plan, tile), _boxes(plan)[tile.tile]
+def _tile_line(storage: Storage, plan: Plan, frame: _Frame, tile: TileRecord, item: Mapping[str, Any], with_seams: bool) -> TileLine:
+    key, box = _key(plan, tile), frame.boxes[tile.tile]
     areas = tile.areas or (item["properties"].get("spexmap:class_areas_ha", {}) if item else {})
     return TileLine(
         id=tile.tile,
@@ -163,46 +164,47 @@ def _tile_line(storage: Storage, plan: Plan, tile: TileRecord, item: Mapping[str
         seconds=tile.seconds,
         areas=areas,
         href=f"../../{key.path}" if item else None,
-        image=_image(storage, plan, key, box) if item else None,
-        place=_place(plan, box),
+        image=_image(storage, frame.pixels(box), key) if item else None,
+        place=frame.place(box),
         seam=_seam(storage, plan, key, box) if item and with_seams else None,
     )
 
 
-def _boxes(plan: Plan) -> dict[str, PixelBox]:
-    return {tile.id: tile.box for tile in plan.tiles}
-
-
-def _image(storage: Storage, plan: Plan, key: ItemKey, box: PixelBox) -> str:
-    """Return the tile's preview, as large as the page's map shows it, as a data URI."""
+def _image(storage: Storage, shape: tuple[int, int], key: ItemKey) -> str:
+    """Return the tile's preview, at most `shape` (height, width) large, as a data URI."""
     preview = Image.open(io.BytesIO(storage.read_bytes(f"{key.folder}/{key.file_name('thumbnail')}")))
-    scale = MAP_SIDE / max(_around(plan.tiles).shape)
-    height, width = (max(1, math.ceil(side * scale)) for side in box.shape)
     buffer = io.BytesIO()
-    preview.resize((min(width, preview.width), min(height, preview.height)), Image.Resampling.NEAREST).save(buffer, "PNG", optimize=True)
+    preview.resize((min(shape[1], preview.width), min(shape[0], preview.height)), Image.Resampling.NEAREST).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _around(tiles: Sequence[TilePlan]) -> PixelBox:
-    boxes = [tile.box for tile in tiles]
-    return PixelBox(min(box.top for box in boxes), min(box.left for box in boxes), max(box.bottom for box in boxes), max(box.right for box in boxes))
+@dataclass(frozen=True)
+class _Frame:
+    """Where tiles lie on the page's map."""
 
+    outer: PixelBox
+    boxes: Mapping[str, PixelBox]
 
-def _place(plan: Plan, box: PixelBox) -> dict[str, float]:
-    outer = _around(plan.tiles)
-    (height, width), (outer_height, outer_width) = box.shape, outer.shape
-    return {
-        "left": 100 * (box.left - outer.left) / outer_width,
-        "top": 100 * (box.top - outer.top) / outer_height,
-        "width": 100 * width / outer_width,
-        "height": 100 * height / outer_height,
-    }
+    @classmethod
+    def of(cls, plan: Plan) -> _Frame:
+        boxes = {tile.id: tile.box for tile in plan.tiles}
+        tops, lefts, bottoms, rights = zip(*((box.top, box.left, box.bottom, box.right) for box in boxes.values()), strict=True)
+        return cls(PixelBox(min(tops), min(lefts), max(bottoms), max(rights)), boxes)
 
+    def pixels(self, box: PixelBox) -> tuple[int, int]:
+        """Height and width of `box` on the page."""
+        scale = MAP_SIDE / max(self.outer.shape)
+        return max(1, math.ceil(box.shape[0] * scale)), max(1, math.ceil(box.shape[1] * scale))
 
-def _map_shape(plan: Plan) -> tuple[int, int]:
-    height, width = _around(plan.tiles).shape
-    scale = MAP_SIDE / max(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+    def place(self, box: PixelBox) -> dict[str, float]:
+        """Left, top, width and height of `box` in percent of the map."""
+        (height, width), (outer_height, outer_width) = box.shape, self.outer.shape
+        return {
+            "left": 100 * (box.left - self.outer.left) / outer_width,
+            "top": 100 * (box.top - self.outer.top) / outer_height,
+            "width": 100 * width / outer_width,
+            "height": 100 * height / outer_height,
+        }
 
 
 def _seam(storage: Storage, plan: Plan, key: ItemKey, box: PixelBox) -> SeamScore | None:

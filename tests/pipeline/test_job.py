@@ -8,8 +8,12 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.errors import GridError, JobError
-from pipeline.job import JobSpec, job_schema, load_job, resolve_path
+from engine.errors import ModelNotFound, UnknownClass
+from pipeline.errors import GridError, JobError, OutputHeld
+from pipeline.job import ClassSpec, GridSpec, JobSpec, SourceSpec, job_schema, load_job, resolve_path
+from stac.errors import CatalogError, UnknownCollection
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 MINIMAL = """name: styria
 region: region.geojson
@@ -270,6 +274,38 @@ def test_an_error_found_later_still_says_file_and_line(write: Write, tmp_path: P
     assert job.locate("source: sensor lacks band nir") == f"{tmp_path}/job.yaml line 4: source: sensor lacks band nir"
     assert job.locate("composite: odd") == f"{tmp_path}/job.yaml: composite: odd"
     assert job.locate("the disk is full: sorry") == "the disk is full: sorry"
+
+
+def test_what_catalog_and_model_refuse_says_file_and_line(write: Write, tmp_path: Path) -> None:
+    job = load_job(write(MINIMAL), ("classes=[unicorn]",))
+    for error, words in (
+        (CatalogError("there is no catalog"), r"job.yaml line 5: source.catalog: there is no catalog"),
+        (UnknownCollection("no such"), r"job.yaml line 4: source.collection: no such"),
+        (ModelNotFound("none"), r"job.yaml: model: none"),
+        (UnknownClass("unicorn"), r"^--set classes: unicorn"),
+    ):
+        with pytest.raises(JobError, match=words), job.naming_lines():
+            raise error
+    with pytest.raises(OutputHeld, match=r"^held$"), job.naming_lines():
+        raise OutputHeld("held")
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "examples").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_a_job(path: Path) -> None:
+    assert load_job(path).name == path.stem
+
+
+def test_the_page_on_the_job_file_shows_every_key_with_its_default(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "job-file.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    job = JobSpec.model_validate(shown)
+    assert shown.keys() == JobSpec.model_fields.keys()
+    assert shown["source"].keys() == SourceSpec.model_fields.keys()
+    assert shown["grid"].keys() == GridSpec.model_fields.keys()
+    defaults = JobSpec.model_validate(yaml.safe_load(MINIMAL))
+    for key in ("mask", "grid", "composite", "model", "classes", "explain", "license", "providers", "fail_on_empty"):
+        assert getattr(job, key) == getattr(defaults, key)
+    assert all(f"`{name}`" in page for name in ClassSpec.model_fields)
 
 
 def test_the_schema_describes_every_key_and_accepts_what_loads() -> None:
