@@ -129,8 +129,9 @@ class BlockExecutor:
             filled = corners + corners[-1:] * (self.batch - len(corners))
             chips = torch.stack([views[:, row, column] for row, column in filled])
             probabilities = self.planner(_reflectance(chips))[: len(corners)]
-            failed |= (probabilities.isnan().any(1) & (chips[: len(corners)] != 0).any(1)).any()
-            rounded = (probabilities.float().nan_to_num() * FULL).round().clamp(0, FULL).to(sums.dtype)
+            unknown = probabilities.isnan()
+            failed |= (unknown.any(1) & (chips[: len(corners)] != 0).any(1)).any()
+            rounded = (probabilities.float().masked_fill(unknown, 0) * FULL).round().clamp(0, FULL).to(sums.dtype)
             for (row, column), chip in zip(corners, rounded, strict=True):
                 y, x = row * self.stride, column * self.stride
                 sums[:, y : y + self.window, x : x + self.window].addcmul_(chip, self._weights)

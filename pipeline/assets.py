@@ -83,9 +83,8 @@ class AssetReader:
         def fill(task: tuple[list[int], PixelBox]) -> None:
             places, part = task
             cut = part.within(box)
-            self._fill(
-                numbers[:, *cut], places, [sources[place] for place in places], layouts[places[0]], part, None if wanted is None else wanted[cut]
-            )
+            of_part = None if wanted is None else wanted[cut]
+            self._fill(numbers[:, *cut], places, [sources[place] for place in places], layouts[places[0]], part, of_part)
 
         for _ in run(fill, _tasks(layouts, box)):
             pass
@@ -187,5 +186,5 @@ def _reason(error: BaseException, hrefs: list[str], paths: list[str]) -> str:
     for href, path in zip(hrefs, paths, strict=True):
         text = text.replace(path, href)
     named = [href for href in hrefs if href in text] or hrefs
-    told = " ".join(re.sub(r"\?\S+", "", text).split()) or type(error).__name__
-    return f"{', '.join(named)}: {told}"
+    told = [re.sub(r"\?\S*", "", each) for each in (" and ".join(named), text)]
+    return ": ".join(" ".join(each.split()) for each in told if each)

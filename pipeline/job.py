@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import posixpath
 import re
@@ -10,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import fsspec
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import PydanticCustomError
 
 from pipeline.bounds import bounds_problem
 from pipeline.errors import JobError
+from pipeline.job_messages import Written, first_error
 from pipeline.period import resolve_period
 from pipeline.yaml_lines import load_with_lines
 from spexmap import SpexmapError
@@ -286,11 +286,12 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
     if not isinstance(data, dict):
         raise JobError(f"{name} line 1: a job file is a mapping of keys such as `name: styria`, this is a {_kind(data)}")
     overridden = {_override(data, text) for text in overrides}
+    written = Written(name, lines, frozenset(overridden))
     try:
         job = JobSpec.model_validate(data)
     except ValidationError as error:
-        raise JobError(_message(name, lines, overridden, error.errors(include_url=False, include_input=False))) from None
-    job._where.update(_places(name, lines, overridden))
+        raise JobError(first_error(error, written, JobSpec)) from None
+    job._where.update(written.prefixes())
     return _resolve_paths(job, name)
 
 
@@ -336,84 +337,6 @@ def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
         section = section[part]
     section[path[-1]] = parsed
     return path
-
-
-def _message(name: str, lines: Mapping[tuple[str | int, ...], int], overridden: set[tuple[str, ...]], errors: Sequence[ErrorDetails]) -> str:
-    """Return one sentence about the first error (in the order of lines), and how many more there are."""
-    found = sorted((_place(name, lines, overridden, error["loc"]), number) for number, error in enumerate(errors))
-    (_, where), number = found[0]
-    more = f" ({len(errors) - 1} more of such)" if len(errors) > 1 else ""
-    return f"{where}: {_sentence(errors[number])}{more}"
-
-
-def _place(
-    name: str, lines: Mapping[tuple[str | int, ...], int], overridden: set[tuple[str, ...]], location: tuple[str | int, ...]
-) -> tuple[int, str]:
-    """Return the line and the words for where an error lies: ``job.yaml line 7: source.max_cloud``, or the override that brought it in."""
-    for end in range(len(location), 0, -1):
-        if location[:end] in overridden:
-            return 0, f"--set {_dotted(location)}"
-    known = next(location[:end] for end in range(len(location), -1, -1) if location[:end] in lines)
-    key = f": {_dotted(location)}" if location else ""
-    return lines[known], f"{name} line {lines[known]}{key}"
-
-
-def _places(name: str, lines: Mapping[tuple[str | int, ...], int], overridden: set[tuple[str, ...]]) -> dict[str, str]:
-    """Return what to write before a message about each key."""
-    places = {_dotted(path): f"{name} line {line}: " for path, line in lines.items()}
-    return places | {_dotted(path): "--set " for path in overridden} | {"": f"{name}: "}
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """Return what is wrong with a key and what to do."""
-    kind, location = error["type"], error["loc"]
-    if kind == "extra_forbidden":
-        return f"unknown key; {_suggestion(str(location[-1]), _keys(location[:-1]))}"
-    if kind == "missing":
-        return "this key is missing; every job needs it"
-    if kind in ("model_type", "dict_type"):
-        return f"must be a mapping of {', '.join(_keys(location)) or 'names to values'}"
-    if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(str(location[-1]), error["msg"])
-    if kind == "tuple_type":
-        return "must be a list, written [a, b]"
-    message = error["msg"]
-    return message.replace("Input should be a valid", "must be a").replace("Input should be", "must be").replace("a integer", "an integer")
-
-
-def _suggestion(key: str, valid: Sequence[str]) -> str:
-    """Return the nearest valid key, one of another section if that is nearer."""
-    elsewhere = {inner: f"{outer}.{inner}" for outer in ("source", "mask", "grid") for inner in _keys((outer,))}
-    near = difflib.get_close_matches(key, [*valid, *elsewhere], 1, 0.55)
-    if not near:
-        return f"there are {', '.join(valid)}"
-    return f"did you mean {near[0] if near[0] in valid else elsewhere[near[0]]}?"
-
-
-_PATTERNS = {
-    "name": "must be letters, digits and hyphens (the series: lower case; a class: also _); words go into title and instruction",
-    "color": 'must be written "#rrggbb", in quotes',
-}
-
-
-def _keys(location: Sequence[str | int]) -> list[str]:
-    """Return the keys that are valid at `location`."""
-    section: type[BaseModel] = JobSpec
-    for part in location:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """Return the section that a field's type is or holds."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_in(part)) is not None), None)
 
 
 def _kind(data: Any) -> str:

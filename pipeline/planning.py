@@ -35,6 +35,7 @@ BYTES_PER_NUMBER = 1.3
 READ_CORE_SECONDS = 1.5e-8
 """Core seconds to unpack and harmonise one number, about."""
 
+_NEAR_INFRARED = {"nir": "nir08", "nir08": "nir"}
 _UNKNOWN_CLOUD = 0.5
 _FILLED = 0.005
 
@@ -129,32 +130,41 @@ def _check_ids(scenes: Sequence[Scene]) -> None:
 def choose_bands(scenes: Sequence[Scene], model: ModelFacts) -> tuple[tuple[Scene, ...], tuple[str, ...], tuple[tuple[str, str], ...]]:
     """Return the scenes that have every required band, cut down to the bands used; those bands; and (id, reason) of the others.
 
-    Used are the model's bands that every kept scene has. ``nir08`` answers for ``nir`` in a scene that has no ``nir``.
+    Used are the model's bands that every kept scene has. ``nir08`` and ``nir`` answer for each other where the model would see no near infrared
+    otherwise.
 
     Raises
     ------
     JobError
         There are scenes and none has the required bands.
     """
-    answering = {scene.id: _answers(scene, model.bands) for scene in scenes}
-    lacking = {name: [band for band in model.required_bands if band not in answers] for name, answers in answering.items()}
+    lacking = {scene.id: [band for band in model.required_bands if _answer(scene, band) is None] for scene in scenes}
     kept = [scene for scene in scenes if not lacking[scene.id]]
     if scenes and not kept:
         sensors = ", ".join(sorted({scene.sensor for scene in scenes}))
         missing = ", ".join(sorted({band for bands in lacking.values() for band in bands}))
         raise JobError(f"source: sensor {sensors} lacks band {missing}, which the model requires; choose another collection or another model")
-    bands = tuple(band for band in model.bands if all(band in answering[scene.id] for scene in kept))
-    cut = tuple(replace(scene, bands={band: scene.bands[answering[scene.id][band]] for band in bands}) for scene in kept)
+    bands = _common_bands(kept, model)
+    cut = tuple(replace(scene, bands={band: scene.bands[_answer(scene, band) or band] for band in bands}) for scene in kept)
     refused = tuple((name, f"lacks band {', '.join(missing)}") for name, missing in sorted(lacking.items()) if missing)
     return cut, bands, refused
 
 
-def _answers(scene: Scene, bands: Sequence[str]) -> dict[str, str]:
-    """Return by which of its own bands a scene answers for each of `bands`."""
-    answers = {band: band for band in bands if band in scene.bands}
-    if "nir" in bands and "nir" not in answers and "nir08" in scene.bands:
-        answers["nir"] = "nir08"
-    return answers
+def _common_bands(scenes: Sequence[Scene], model: ModelFacts) -> tuple[str, ...]:
+    """Return the bands of `model` that all `scenes` have, in the model's order."""
+    common = {band for band in model.bands if all(band in scene.bands for scene in scenes)}
+    infrared = [band for band in model.bands if band in _NEAR_INFRARED]
+    if infrared and not common.intersection(infrared) and all(_answer(scene, infrared[0]) for scene in scenes):
+        common.add(infrared[0])
+    return tuple(band for band in model.bands if band in common)
+
+
+def _answer(scene: Scene, band: str) -> str | None:
+    """Return by which of its own bands a scene answers for `band`."""
+    if band in scene.bands:
+        return band
+    other = _NEAR_INFRARED.get(band)
+    return other if other in scene.bands else None
 
 
 def order_scenes(scenes: Iterable[Scene], composite: str) -> tuple[Scene, ...]:

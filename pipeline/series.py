@@ -66,7 +66,7 @@ class ModelFacts:
     """Side of the model's window in pixels."""
     stride: int = 256
     """Pixels from one window to the next."""
-    core_seconds: float = 1.2
+    core_seconds: float = 0.3
     """Processor-core seconds that one window takes where there is no accelerator; for the estimate only."""
     gpu_seconds: float = 0.008
     """Accelerator seconds that one window takes; for the estimate only."""

@@ -24,7 +24,7 @@ ASKED = ((0.12, 1), (0.28, 2), (0.60, 4))
 TOKENS_MULTIPLE = 32
 """Texts are padded to a multiple of this: kernels are compiled for every new length."""
 
-ATTRIBUTE_CHANCE, DESCRIPTION_CHANCE, REGIONS_IN_TEXT = 0.15, 0.25, 2
+ATTRIBUTE_CHANCE, DESCRIPTION_CHANCE, REGIONS_IN_TEXT = 0.12, 0.25, 1
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import ModelNotFound, UnknownClass
 from pipeline.errors import GridError, JobError, OutputHeld
@@ -164,6 +166,28 @@ def test_a_wrong_required_value_is_named_with_file_line_and_key(write: Write, ol
 def test_what_is_no_job_file_is_refused_with_a_sentence(write: Write, text: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
         load_job(write(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1: 2\n", "true: x\n", "? [a, b]\n: c\n", "null: 1\n", "<<: {name: x}\n", "source: {1: 2}\n", "source: {headers: {1: 2}}\n", "? {a: b}\n: c\n"],
+)
+def test_keys_that_are_no_words_are_refused_with_the_line(write: Write, text: str) -> None:
+    with pytest.raises(JobError, match=r"job.yaml line \d"):
+        load_job(write(text))
+
+
+@given(st.data())
+@settings(max_examples=150, deadline=None)
+def test_no_text_makes_anything_else_than_a_job_or_a_job_error(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    cut, length = data.draw(st.integers(0, len(MINIMAL))), data.draw(st.integers(0, 12))
+    inserted = data.draw(st.text("{}[]:-&*!#|>'\"%@, \n\tabc019.~?", max_size=8))
+    path = tmp_path_factory.getbasetemp() / "fuzzed.yaml"
+    path.write_text(MINIMAL[:cut] + inserted + MINIMAL[cut + length :], encoding="utf-8")
+    try:
+        load_job(path)
+    except JobError as error:
+        assert "fuzzed.yaml" in str(error)
 
 
 def test_an_alias_bomb_is_refused_quickly(write: Write) -> None:

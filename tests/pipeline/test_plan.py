@@ -166,11 +166,28 @@ def test_the_bands_used_are_those_that_every_usable_scene_has() -> None:
     assert [(scene.id, tuple(scene.bands)) for scene in kept] == [("A", bands), ("B", bands)]
 
 
-def test_nir08_answers_for_nir_only_where_the_sensor_has_no_nir() -> None:
-    scenes = [make_scene("A", bands=("red", "nir", "nir08")), make_scene("B", bands=("red", "nir08"))]
-    kept, bands, _ = choose_bands(scenes, MODEL)
-    assert bands == ("red", "nir")
-    assert [scene.bands["nir"].href for scene in kept] == ["https://example.com/A/nir.tif", "https://example.com/B/nir08.tif"]
+@pytest.mark.parametrize(
+    ("sensors", "model_bands", "bands", "read"),
+    [
+        (["nir", "nir08"], ("red", "nir"), ("red", "nir"), ["nir", "nir08"]),
+        (["nir08", "nir08"], ("red", "nir"), ("red", "nir"), ["nir08", "nir08"]),
+        (["nir08", "nir08"], ("red", "nir", "nir08"), ("red", "nir08"), ["nir08", "nir08"]),
+        (["nir", "nir08"], ("red", "nir", "nir08"), ("red", "nir"), ["nir", "nir08"]),
+        (["nir", "nir"], ("red", "nir08"), ("red", "nir08"), ["nir", "nir"]),
+    ],
+)
+def test_the_near_infrared_that_a_sensor_has_is_read_once(
+    sensors: list[str], model_bands: tuple[str, ...], bands: tuple[str, ...], read: list[str]
+) -> None:
+    scenes = [make_scene(str(place), bands=("red", band)) for place, band in enumerate(sensors)]
+    kept, used, refused = choose_bands(scenes, replace(MODEL, bands=model_bands, required_bands=("red", "nir")))
+    assert (used, refused) == (bands, ())
+    assert [Path(scene.bands[bands[1]].href).stem for scene in kept] == read
+
+
+def test_a_sensor_with_both_near_infrared_bands_gives_both() -> None:
+    _, bands, _ = choose_bands([make_scene("A", bands=("red", "nir", "nir08"))], replace(MODEL, bands=("red", "nir", "nir08")))
+    assert bands == ("red", "nir", "nir08")
 
 
 def test_a_sensor_without_a_band_that_the_model_requires_is_refused() -> None:
