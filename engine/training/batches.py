@@ -18,6 +18,9 @@ from engine.training.augment import SENSORS, Sample, as_sensor, draw_sample, oth
 from engine.training.data import CLASSES, IGNORE, Chips, sampling_weights
 from engine.training.rededge import RedEdge
 
+CLASS_WEIGHTS = np.array([1.0, 2.0, 1.0, 1.5] + [0.0] * 252, np.float32)
+"""Weight of a pixel by label; intersection over union asks for more recall of rare classes than likelihood does."""
+
 ASKED = ((0.12, 1), (0.28, 2), (0.60, 4))
 """How often training asks how many classes at once."""
 
@@ -35,6 +38,8 @@ class Batch:
     """(n, C, h, w) float32"""
     target: Tensor
     """(n, h, w) int64: position of the pixel's class among those asked, K where it was not asked, 255 ignored."""
+    weight: Tensor
+    """(n, h, w) float32: weight of each pixel by its class, asked or not."""
     prompts: Prompts
     bands: tuple[str, ...]
 
@@ -61,7 +66,8 @@ class BatchMaker:
         ]
         target = np.stack([positions(sample.labels, row) for sample, row in zip(samples, asked, strict=True)])
         reflectance = torch.from_numpy(np.stack([sample.reflectance for sample in samples]))
-        return Batch(reflectance, torch.from_numpy(target), self.processor.prompts(requests, TOKENS_MULTIPLE), bands)
+        weight = torch.from_numpy(CLASS_WEIGHTS[np.stack([sample.labels for sample in samples])])
+        return Batch(reflectance, torch.from_numpy(target), weight, self.processor.prompts(requests, TOKENS_MULTIPLE), bands)
 
     def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
         sample = draw_sample(self.chips, self.weights, self.chips.clean, self.size, generator)

@@ -16,7 +16,7 @@ BCE_WEIGHT, DICE_WEIGHT, TEXT_WEIGHT, PRESENCE_WEIGHT = 0.25, 0.5, 0.1, 0.05
 def spex_loss(output: SpexOutput, batch: Batch) -> dict[str, Tensor]:
     """Return the parts of the loss and their weighted sum under ``loss``."""
     logits = output.logits.float()
-    parts = {**mask_losses(logits, batch.target), "presence": presence_loss(output.presence.float(), batch.target)}
+    parts = {**mask_losses(logits, batch.target, batch.weight), "presence": presence_loss(output.presence.float(), batch.target)}
     total = parts["classes"] + BCE_WEIGHT * parts["bce"] + DICE_WEIGHT * parts["dice"] + PRESENCE_WEIGHT * parts["presence"]
     if output.text is not None:
         parts["text"] = text_loss(output.text.float(), batch.prompts.labels)
@@ -24,18 +24,21 @@ def spex_loss(output: SpexOutput, batch: Batch) -> dict[str, Tensor]:
     return {**parts, "loss": total}
 
 
-def mask_losses(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+def mask_losses(logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
     """Return cross-entropy over the K asked classes and `other` (logit 0), and per-class binary cross-entropy and Dice.
 
     Parameters
     ----------
     logits, target
         (n, K, h, w), and (n, h, w) with the position of the class asked, K for `other`, 255 ignored.
+    weight
+        (n, h, w) weight of each pixel in the cross-entropy.
     """
     count = logits.shape[1]
     known = (target != IGNORE).unsqueeze(1).float()
     with_other = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
-    classes = F.cross_entropy(with_other, target, ignore_index=IGNORE)
+    each = F.cross_entropy(with_other, target, ignore_index=IGNORE, reduction="none")
+    classes = (each * weight).sum() / (weight * known[:, 0]).sum().clamp(min=1.0)
     truth = (target.unsqueeze(1) == torch.arange(count).view(1, -1, 1, 1)).float()
     bce = (F.binary_cross_entropy_with_logits(logits, truth, reduction="none") * known).sum() / (known.sum() * count).clamp(min=1.0)
     guess = logits.sigmoid() * known
