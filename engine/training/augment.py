@@ -26,7 +26,7 @@ SENSORS: tuple[tuple[float, tuple[str, ...]], ...] = (
 )
 """How often training sees the band set of each kind of sensor."""
 
-SCALES = ((0.5, 1.0), (0.2, 0.5), (0.08, 0.25), (0.22, 2.0))
+SCALES = ((0.62, 1.0), (0.14, 0.5), (0.05, 0.25), (0.19, 2.0))
 """Chance and factor: 2 enlarges a quarter of a chip (finer pixels), 0.5 tiles four shrunken chips (coarser pixels)."""
 
 _COARSE = (*RED_EDGE, "nir08", "swir16", "swir22")

@@ -17,6 +17,7 @@ from engine.spie.grammar import INSTRUCTIONS
 from engine.training.augment import SENSORS, Sample, as_sensor, draw_sample, other_light, pick, with_gaps
 from engine.training.data import CLASSES, IGNORE, Chips, sampling_weights
 from engine.training.rededge import RedEdge
+from engine.training.survey import Survey
 
 CLASS_WEIGHTS = np.array([1.0, 2.0, 1.0, 1.5] + [0.0] * 252, np.float32)
 """Weight of a pixel by label; intersection over union asks for more recall of rare classes than likelihood does."""
@@ -47,8 +48,10 @@ class Batch:
 class BatchMaker:
     """Makes batch after batch of a set of chips."""
 
-    def __init__(self, chips: Chips, processor: SpexProcessor, red_edge: RedEdge, batch: int = 8, size: int = 128, seed: int = 0) -> None:
-        self.chips, self.processor, self.red_edge = chips, processor, red_edge
+    def __init__(
+        self, chips: Chips, processor: SpexProcessor, red_edge: RedEdge, survey: Survey | None = None, batch: int = 8, size: int = 128, seed: int = 0
+    ) -> None:
+        self.chips, self.processor, self.red_edge, self.survey = chips, processor, red_edge, survey
         self.batch, self.size, self.seed = batch, size, seed
         self.weights = sampling_weights(chips)
 
@@ -71,6 +74,8 @@ class BatchMaker:
 
     def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
         sample = draw_sample(self.chips, self.weights, self.chips.clean, self.size, generator)
+        if self.survey is not None:
+            sample = self.survey.paint(sample, generator)
         return with_gaps(other_light(as_sensor(sample, bands, self.red_edge, generator), bands, generator), generator)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +25,7 @@ from engine.training.data import load_chips
 from engine.training.losses import spex_loss
 from engine.training.rededge import fit_red_edge
 from engine.training.schedule import learning_rate, new_optimizer
+from engine.training.survey import load_survey
 
 
 class Training:
@@ -37,29 +39,35 @@ class Training:
         self.model = SpexForLandCover(self.config).train()
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = new_optimizer(self.model, rate)
-        red_edge = fit_red_edge(data / "s2-unlabelled" / "bigearthnet.npz", data.parent / "spectra" / "lucas-s2-toa.npz")
-        self.batches = BatchMaker(load_chips(data / "hls-worldcover" / "train.npz"), self.processor, red_edge, batch, size, seed)
-        self.step = 0
+        spectra = data.parent / "spectra" / "lucas-s2-toa.npz"
+        red_edge = fit_red_edge(data / "s2-unlabelled" / "bigearthnet.npz", spectra)
+        chips = load_chips(data / "hls-worldcover" / "train.npz")
+        self.batches = BatchMaker(chips, self.processor, red_edge, load_survey(spectra), batch, size, seed)
+        self.step, self.stopping = 0, False
 
     def run(self, save_seconds: float = 240.0) -> None:
-        """Train to the last step, saving the state now and then and the model at the end."""
+        """Train to the last step, or until `stop`, saving the state every few minutes and at the end."""
         began = saved = time.monotonic()
-        sums: dict[str, float] = {}
+        seen: dict[str, list[float]] = {}
         with ThreadPoolExecutor(1) as ahead:
             coming = ahead.submit(self.batches, self.step)
-            while self.step < self.steps:
+            while self.step < self.steps and not self.stopping:
                 batch, coming = coming.result(), ahead.submit(self.batches, self.step + 1)
                 for name, value in self._update(batch).items():
-                    sums[name] = sums.get(name, 0.0) + value
+                    seen.setdefault(name, []).append(value)
                 self.step += 1
                 if self.step % 50 == 0:
-                    figures = {name: round(value / 50, 4) for name, value in sums.items()}
-                    print(json.dumps({"step": self.step, "seconds": round(time.monotonic() - began), **figures}), flush=True)
-                    sums = {}
+                    means = {name: round(sum(values) / len(values), 4) for name, values in seen.items()}
+                    print(json.dumps({"step": self.step, "seconds": round(time.monotonic() - began), **means}), flush=True)
+                    seen = {}
                 if time.monotonic() - saved > save_seconds:
                     saved = time.monotonic()
                     self.save()
         self.save()
+
+    def stop(self, *_: object) -> None:
+        """End `run` after the step in progress; fits a signal handler."""
+        self.stopping = True
 
     def _update(self, batch: Batch) -> dict[str, float]:
         for group in self.optimizer.param_groups:
@@ -113,6 +121,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     training = Training(options.data, options.out, options.steps, options.batch, options.rate, options.seed, options.size)
     training.resume()
+    signal.signal(signal.SIGTERM, training.stop)
     training.run()
 
 

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 
+from engine import Spex
 from engine.training.augment import SENSORS, TEN, Sample, as_sensor, draw_sample, other_light, resample, turn, with_gaps
 from engine.training.batches import BatchMaker, positions
 from engine.training.data import CLASSES, IGNORE, TRAINING_BANDS, Chips, clean_labels, load_chips, sampling_weights
 from engine.training.losses import mask_losses, spex_loss
 from engine.training.rededge import RED_EDGE, RedEdge, fit_red_edge
 from engine.training.schedule import learning_rate, new_optimizer
+from engine.training.survey import Survey, load_survey
+from engine.training.train import Training
 
 NO_RESIDUAL = RedEdge(np.zeros((23, 3)), np.eye(3) * 0.01)
 
@@ -136,3 +139,35 @@ def test_a_few_steps_of_training_lower_the_loss(few, processor, model):
 
 def test_ten_bands_of_sentinel_2_are_trained():
     assert set(RED_EDGE) < set(TEN) and any(bands == TEN for _, bands in SENSORS)
+
+
+def test_surveyed_patches_bring_their_label_and_their_spectrum(few):
+    spectra = tuple(np.full((3, 6), value, np.float32) for value in (0.4, 0.5, 0.6, 0.7))
+    painted = Survey(spectra).paint(Sample(few.reflectance[1], few.labels[1]), np.random.default_rng(4), chance=1.0)
+    changed = np.abs(painted.reflectance - few.reflectance[1]).max(0) > 1e-6
+    assert 0.005 < changed.mean() < 0.6 and (painted.labels[~changed] == few.labels[1][~changed]).all()
+    for index, level in enumerate((0.4, 0.5, 0.6, 0.7)):
+        mine = changed & (painted.labels == index) & (painted.reflectance.mean(0) > 0.33)
+        assert not mine.any() or abs(np.median(painted.reflectance[:, mine]) - level) < 0.1
+
+
+def test_the_survey_has_plausible_surface_spectra(shared_data: Path):
+    """Path radiance must be gone: water is dark in the infrared, plants are not bright in blue, and snow is not bare ground."""
+    survey = load_survey(shared_data / "spectra" / "lucas-s2-toa.npz")
+    vegetation, building, water, bare = (np.median(each, 0) for each in survey.spectra)
+    assert water[4] < 0.03 and vegetation[0] < 0.06 and vegetation[3] > 3 * vegetation[2]
+    assert bare[4] > bare[1] and len(survey.spectra[3]) > 300 and building[3] < vegetation[3]
+
+
+def test_stopping_saves_and_the_next_run_goes_on(shared_data: Path, tmp_path):
+    """Kill a training and start it again: it goes on from the step that it had reached."""
+    chips = shared_data / "chips"
+    training = Training(chips, tmp_path, steps=3, batch=1, rate=1e-3, seed=0, size=32)
+    training.step = 2
+    training.stop()
+    training.run()
+    again = Training(chips, tmp_path, steps=3, batch=1, rate=1e-3, seed=0, size=32)
+    again.resume()
+    assert again.step == 2
+    again.run()
+    assert again.step == 3 and (tmp_path / "model.safetensors").is_file() and Spex.load(tmp_path, "cpu").bands == TEN
