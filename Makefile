@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test check clean
+FIGURES := build/figures
+DATA := $(or $(SPEXMAP_DATA),../shared/data)
+
+.PHONY: demo test check figures figures-of-real-scenes clean
 
 demo: $(READY)
 	$(BIN)/spexmap demo demo
@@ -18,6 +21,26 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What the documentation claims of maps and runs, measured; each script prints its figures and fails where a claim does not hold.
+figures: $(READY)
+	rm -rf $(FIGURES)
+	$(BIN)/spexmap demo $(FIGURES)/demo
+	$(BIN)/spexmap run $(FIGURES)/demo/job.yaml
+	$(BIN)/spexmap validate $(FIGURES)/demo/output --deep
+	$(BIN)/python benchmarks/accuracy.py $(FIGURES)/demo/output $(FIGURES)/demo
+	$(if $(wildcard $(DATA)/scenes),$(MAKE) figures-of-real-scenes,@echo "no real scenes at $(DATA): their figures are left out")
+	$(BIN)/python benchmarks/repeatability.py $(FIGURES)/repeatability
+	$(BIN)/python benchmarks/interruption.py $(FIGURES)/interruption
+	$(BIN)/python benchmarks/memory.py $(FIGURES)/memory
+
+figures-of-real-scenes: $(READY)
+	for place in styria fort-mcmurray; do \
+		catalog=$(abspath $(DATA))/scenes/$$place-s2/catalog.json output=$(FIGURES)/$$place; \
+		$(BIN)/spexmap run examples/$$place.yaml --set source.catalog=$$catalog --set output=../$$output && \
+		$(BIN)/spexmap validate $$output --deep && \
+		$(BIN)/python benchmarks/scenes.py $$place $$output $$catalog || exit 1; \
+	done
 
 $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -50,7 +50,7 @@ class BlockExecutor:
     n_classes
         K, at most 254.
     thresholds
-        K probabilities: a class below its own is not given.
+        K probabilities: where no class reaches its own, the pixel is other.
     window, stride
         In pixels; stride at most window.
     batch
@@ -155,14 +155,14 @@ class BlockExecutor:
 
     def _decide_strip(self, sums: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         # Compared one class at a time: argmax does not promise which of two equal maxima it gives.
-        best, highest = torch.full_like(sums[0], -1), torch.zeros_like(sums[0])
-        landcover = torch.full(valid.shape, OTHER, dtype=torch.uint8, device=self.device)
+        best, passes = torch.full_like(sums[0], -1), torch.zeros(valid.shape, dtype=torch.bool, device=self.device)
+        landcover = torch.empty(valid.shape, dtype=torch.uint8, device=self.device)
         for code, (plane, threshold) in enumerate(zip(sums, self._thresholds, strict=True), start=1):
-            wins = (plane > best) & (plane >= threshold)
-            best = torch.where(wins, plane, best)
-            landcover.masked_fill_(wins, code)
-            highest = torch.maximum(highest, plane)
-        share = torch.where(landcover == OTHER, self._total - highest, best).long()
+            landcover.masked_fill_(plane > best, code)
+            best = torch.maximum(best, plane)
+            passes |= plane >= threshold
+        landcover.masked_fill_(~passes, OTHER)
+        share = torch.where(passes, best, self._total - best).long()
         confidence = ((share * 100 + self._total // 2) // self._total).to(torch.uint8)
         return landcover.masked_fill(~valid, NO_DATA), confidence.masked_fill(~valid, NO_CONFIDENCE)
 

@@ -40,6 +40,8 @@ def cluster(address: str | None = None) -> Iterator[dict[str, float]]:
         The cluster cannot be reached or started.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
+    # Ray says with every local start that tokens are on, which is as it should be.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
     try:
         if address == "local":

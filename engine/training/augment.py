@@ -117,7 +117,7 @@ def other_light(sample: Sample, bands: tuple[str, ...], generator: np.random.Gen
     x = x * generator.normal(1.0, 0.08) * generator.normal(1.0, 0.03, (count, 1, 1)) + generator.normal(0.0, 0.003, (count, 1, 1))
     if generator.random() < 0.35:
         amount = generator.choice([0.02, 0.04, 0.08], p=[0.5, 0.35, 0.15]) * generator.random()
-        x = x + amount * (centres / 0.49) ** -generator.uniform(1.0, 4.0)
+        x = x + amount * (centres / 0.49) ** -generator.uniform(2.0, 4.0)
     if generator.random() < 0.35:
         relief = ndimage.gaussian_filter(generator.standard_normal(shape), generator.uniform(3, 20), mode="wrap")
         x = x * np.clip(1.0 + generator.uniform(0.05, 0.25) * relief / (relief.std() + 1e-9), 0.4, 1.5)

@@ -19,7 +19,7 @@ from engine.training.data import CLASSES, IGNORE, Chips, sampling_weights
 from engine.training.rededge import RedEdge
 from engine.training.survey import Survey
 
-CLASS_WEIGHTS = np.array([1.0, 2.0, 1.0, 1.5] + [0.0] * 252, np.float32)
+CLASS_WEIGHTS = np.array([1.0, 2.0, 1.0, 2.5] + [0.0] * 252, np.float32)
 """Weight of a pixel by label; intersection over union asks for more recall of rare classes than likelihood does."""
 
 ASKED = ((0.12, 1), (0.28, 2), (0.60, 4))

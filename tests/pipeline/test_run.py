@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pystac
 import pytest
 import rasterio
@@ -142,6 +146,27 @@ def test_held_output_is_left_alone(demo: Path, output: Path, monkeypatch: pytest
         before = files_of(output)
         assert run_app(["run", str(demo / "job.yaml"), *TILE]) == 4
         assert {name: digest for name, digest in files_of(output).items() if name != PATH} == {k: v for k, v in before.items() if k != PATH}
+
+
+def test_actor_that_is_killed_is_replaced_and_nothing_changes(demo: Path, output: Path, tmp_path: Path) -> None:
+    """Kill -9 of the segmenting actor, as the kernel does when memory runs out: the run goes on and publishes the same bytes."""
+    other = tmp_path / "output"
+    command = [sys.executable, "-m", "pipeline", "run", str(demo / "job.yaml"), *TILE, "--set", f"output={other}"]
+    with subprocess.Popen(command) as driver:
+        killed = False
+        while driver.poll() is None and not killed:
+            time.sleep(0.05)
+            if next(other.glob(".work/*/[!.]*.arrow"), None) is not None:
+                actors = [child for child in psutil.Process(driver.pid).children(recursive=True) if "Segmenter" in "".join(child.cmdline())]
+                for actor in actors:
+                    actor.kill()
+                killed = bool(actors)
+        assert driver.wait(300) == 0
+    assert killed
+    published = {name: digest for name, digest in files_of(other).items() if not name.startswith("runs/")}
+    assert published == {name: digest for name, digest in files_of(output).items() if not name.startswith("runs/")}
+    (log,) = other.glob("runs/*/log")
+    assert "actor died" in log.read_text()
 
 
 @pytest.fixture(scope="module")
