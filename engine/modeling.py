@@ -288,10 +288,15 @@ def probabilities(logits: Tensor) -> Tensor:
 
 
 class Planner(nn.Module):
-    """The fixed graph of one band set and one list of classes: what maps run and exports compile."""
+    """The fixed graph of one band set and one list of classes: what maps run and exports compile.
 
-    def __init__(self, model: SpexForLandCover, prompts: Prompts, bands: Sequence[str]) -> None:
+    `offsets` are added to the K classes' logits: the calibration of the weights, 0 where there is none.
+    """
+
+    def __init__(self, model: SpexForLandCover, prompts: Prompts, bands: Sequence[str], offsets: Sequence[float] = ()) -> None:
         super().__init__()
+        shift = torch.tensor(list(offsets) or [0.0] * prompts.tokens.shape[1], dtype=torch.float32)
+        self.register_buffer("offsets", shift[:, None, None], persistent=False)
         self.model, self.bands, self.classes = model, tuple(bands), prompts.tokens.shape[1]
         for each in fields(prompts):
             self.register_buffer(each.name, getattr(prompts, each.name), persistent=False)
@@ -307,4 +312,4 @@ class Planner(nn.Module):
         """Return the probabilities of `forward` and the probability that each class is there at all (n, K)."""
         prompts = Prompts(**{each.name: getattr(self, each.name) for each in fields(Prompts)}).expand(reflectance.shape[0])
         output = self.model(reflectance, prompts, self.bands)
-        return probabilities(output.logits.float()), output.presence.float().sigmoid()
+        return probabilities(output.logits.float() + self.offsets), output.presence.float().sigmoid()

@@ -203,8 +203,11 @@ class Spex:
         unused = [name for name in bands if name not in self.bands]
         if unused:
             raise UnknownBand(f"these weights do not use {', '.join(unused)}; leave out those channels; used: {', '.join(self.bands)}")
-        requests = [Request(each.target, each.instruction) for each in self.resolve(classes)]
-        return Planner(self.model, self.processor.prompts([requests]), bands).eval().to(self.device)
+        queries = self.resolve(classes)
+        requests = [Request(each.target, each.instruction) for each in queries]
+        offsets = {each["name"]: float(each.get("offset", 0.0)) for each in self.config.classes}
+        planner = Planner(self.model, self.processor.prompts([requests]), bands, [offsets[each.target] for each in queries])
+        return planner.eval().to(self.device)
 
     @torch.inference_mode()
     def segment(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Segmentation:

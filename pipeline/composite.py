@@ -11,6 +11,9 @@ from scipy.ndimage import maximum_filter1d
 
 from stac.scenes import CLEAR, CLOUD, BandSource
 
+NEAR_CLOUD = 4
+"""Observation code beside those of `stac.scenes`: clear by the mask, but within the dilation of a cloud. Used where no scene is clear."""
+
 
 def harmonise(numbers: NDArray[np.float32], source: BandSource) -> NDArray[np.uint16]:
     """Return round((reflectance + 0.1) * 10000) clipped to 1..65535, uint16, same shape; 0 (no data) where `numbers` is not finite."""
@@ -21,12 +24,12 @@ def harmonise(numbers: NDArray[np.float32], source: BandSource) -> NDArray[np.ui
 
 
 def grow_clouds(codes: NDArray[np.uint8], radius: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return `codes` with CLOUD in place of CLEAR wherever a cloud lies within the ellipse of `radius` (rows, columns), both in pixels."""
+    """Return `codes` with NEAR_CLOUD in place of CLEAR wherever a cloud lies within the ellipse of `radius` (rows, columns), both in pixels."""
     cloud = codes == CLOUD
     if min(radius) <= 0 or not cloud.any():
         return codes
     grown = codes.copy()
-    grown[_dilate(cloud, *radius) & (codes == CLEAR)] = CLOUD
+    grown[_dilate(cloud, *radius) & (codes == CLEAR)] = NEAR_CLOUD
     return grown
 
 

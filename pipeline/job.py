@@ -69,7 +69,7 @@ class MaskSpec(_Section):
     """How the pixels that are not clear are treated."""
 
     dilate: float = Field(default=60.0, ge=0, le=10_000)
-    """Metres around cloud and shadow that are left out too."""
+    """Metres around cloud and shadow in which a scene counts as not clear; used only where no scene is clear, and quality is 0 there."""
 
 
 def _crs_text(value: Any) -> Any:

@@ -18,7 +18,7 @@ from tenacity import wait_random_exponential
 from tenacity.wait import wait_base
 
 from pipeline.assets import AssetReader
-from pipeline.composite import FirstClear, Median, grow_clouds
+from pipeline.composite import NEAR_CLOUD, FirstClear, Median, grow_clouds
 from pipeline.coverage import Coverage
 from pipeline.errors import ReadFailed
 from pipeline.grid import Grid, PixelBox
@@ -42,7 +42,7 @@ class Recipe:
     composite: str
     """least-cloudy, latest (both: the first clear pixel in the scenes' order) or median."""
     dilate: tuple[float, float] = (0.0, 0.0)
-    """Radius around cloud and shadow in pixels (rows, columns), perhaps a fraction."""
+    """Radius around cloud and shadow in pixels (rows, columns), perhaps a fraction: used only where no scene is clear, and `clear` is 0 there."""
 
 
 @dataclass(frozen=True)
@@ -100,25 +100,35 @@ class BlockReader:
 
     def _first_clear(self, box: PixelBox, entries: list[_Entry]) -> Block:
         composite = FirstClear(np.zeros((len(self._recipe.bands), *box.shape), np.uint16))
-        record = _Record(box)
+        record, near = _Record(box), []
         for entry, look in self._looks(box, entries):
             try:
                 codes, numbers = look.result()
-                wanted = composite.wanted(codes == CLEAR)
-                if wanted.any():
-                    part = _bounds(wanted, box)
-                    cut = part.within(box)
-                    found = self._bands(entry.scene, part, wanted[cut]) if numbers is None else numbers[:, *cut]
-                    composite.feed(entry.rank, found, wanted[cut], cut)
+                self._fill(composite, entry, codes == CLEAR, box, numbers)
             except ReadFailed as error:
                 record.fail(entry, error)
             else:
                 record.count(codes)
+                near.append((entry, np.packbits(codes == NEAR_CLOUD, axis=1)))
+        for entry, bits in near:
+            try:
+                self._fill(composite, entry, _unpacked(bits, box), box)
+            except ReadFailed as error:
+                record.fail(entry, error)
         return record.block(composite.numbers, composite.source)
+
+    def _fill(self, composite: FirstClear, entry: _Entry, clear: NDArray[np.bool_], box: PixelBox, numbers: NDArray[np.uint16] | None = None) -> None:
+        """Give the composite what it still wants of a scene; `numbers` are the scene's where they were read for the mask's sake."""
+        wanted = composite.wanted(clear)
+        if wanted.any():
+            part = _bounds(wanted, box)
+            cut = part.within(box)
+            found = self._bands(entry.scene, part, wanted[cut]) if numbers is None else numbers[:, *cut]
+            composite.feed(entry.rank, found, wanted[cut], cut)
 
     def _median(self, box: PixelBox, entries: list[_Entry], failed: dict[int, ReadFailed]) -> Block:
         """Compose piece by piece; where a scene fails, begin again without it, so that no piece has it."""
-        record, clear = _Record(box), {}
+        record, clear, near = _Record(box), {}, {}
         for entry, look in self._looks(box, [entry for entry in entries if entry.rank not in failed]):
             try:
                 codes, _ = look.result()
@@ -126,7 +136,10 @@ class BlockReader:
                 failed[entry.rank] = error
             else:
                 record.count(codes)
-                clear[entry.rank] = np.packbits(codes == CLEAR, axis=1)
+                clear[entry.rank], near[entry.rank] = (np.packbits(codes == code, axis=1) for code in (CLEAR, NEAR_CLOUD))
+        never = ~np.bitwise_or.reduce([*clear.values(), np.packbits(np.zeros(box.shape, np.bool_), axis=1)])
+        for rank, bits in near.items():
+            clear[rank] |= bits & never
         numbers = np.zeros((len(self._recipe.bands), *box.shape), np.uint16)
         for piece in box.lattice(self._piece_side(len(clear))):
             part = piece.intersect(box)
@@ -134,7 +147,7 @@ class BlockReader:
             for entry in entries:
                 if entry.rank not in clear:
                     continue
-                wanted = np.unpackbits(clear[entry.rank], axis=1, count=box.shape[1]).view(np.bool_)[part.within(box)]
+                wanted = _unpacked(clear[entry.rank], box)[part.within(box)]
                 try:
                     if wanted.any():
                         composite.feed(self._bands(entry.scene, part, wanted), wanted)
@@ -223,6 +236,10 @@ def _leave_out(codes: NDArray[np.uint8], coverage: Coverage, box: PixelBox) -> N
     for part in coverage.outside(box):
         codes[part.within(box)] = UNOBSERVED
     return codes
+
+
+def _unpacked(bits: NDArray[np.uint8], box: PixelBox) -> NDArray[np.bool_]:
+    return np.unpackbits(bits, axis=1, count=box.shape[1]).view(np.bool_)
 
 
 def _bounds(wanted: NDArray[np.bool_], box: PixelBox) -> PixelBox:

@@ -72,6 +72,12 @@ class BatchMaker:
         weight = torch.from_numpy(CLASS_WEIGHTS[np.stack([sample.labels for sample in samples])])
         return Batch(reflectance, torch.from_numpy(target), weight, self.processor.prompts(requests, TOKENS_MULTIPLE), bands)
 
+    def windows(self, step: int) -> tuple[list[Sample], tuple[str, ...]]:
+        """Return a batch's windows with their labels, and their bands, without any words."""
+        generator = np.random.default_rng((self.seed, step))
+        bands: tuple[str, ...] = pick(generator, SENSORS)  # type: ignore[assignment]
+        return [self._sample(bands, generator) for _ in range(self.batch)], bands
+
     def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
         sample = draw_sample(self.chips, self.weights, self.chips.clean, self.size, generator)
         if self.survey is not None:

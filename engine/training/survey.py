@@ -23,11 +23,18 @@ TRANSMISSION = np.array([0.82, 0.87, 0.92, 0.96, 0.97, 0.97], np.float32)
 SURVEYED = {"vegetation": (3, 4, 5, 8), "building": (1,), "water": (6,), "bare": (2,)}
 """Codes of the survey that are each class: cropland, grassland, shrubland and woodland; artificial; water; bare."""
 
-SHARES = {"vegetation": 0.25, "building": 0.15, "water": 0.10, "bare": 0.50}
+SHARES = {"vegetation": 0.15, "building": 0.20, "water": 0.25, "bare": 0.40}
 """How often a painted patch is of each class."""
 
+GARDENS = 0.8
+"""How often built-up patches are half plants between the roofs."""
+
+TURBID = 0.6
+SEDIMENT = np.array([0.75, 1.0, 1.0, 0.45, 0.01, 0.01], np.float32)
+"""How often water carries sediment or salt, and what that reflects: visible and some near infrared light, none beyond."""
+
 _GIVEN = [0, 1, 2, 6, 7, 8]
-_SNOW_NDSI, _PLANTS_NDVI = 0.1, 0.25
+_SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.16, 0.25
 
 
 @dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Survey:
 
     spectra: tuple[NDArray[np.float32], ...]
 
-    def paint(self, sample: Sample, generator: np.random.Generator, chance: float = 0.3) -> Sample:
+    def paint(self, sample: Sample, generator: np.random.Generator, chance: float = 0.5) -> Sample:
         """Return the sample (6, H, W) with, at times, one to three patches of surveyed materials and their labels."""
         if generator.random() >= chance:
             return sample
@@ -54,6 +61,10 @@ class Survey:
     def _material(self, index: int, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
         """Return a surface (6, H, W) that mixes two spectra of the class, rough from pixel to pixel."""
         first, second = self.spectra[index][generator.integers(len(self.spectra[index]), size=2)]
+        if CLASSES[index] == "building" and generator.random() < GARDENS:
+            second = 0.5 * first + 0.5 * self.spectra[0][generator.integers(len(self.spectra[0]))]
+        if CLASSES[index] == "water" and generator.random() < TURBID:
+            first = first + generator.uniform(0.0, 0.5) * SEDIMENT
         share = ndimage.gaussian_filter(generator.standard_normal(shape), generator.uniform(0.3, 4.0), mode="wrap")
         share = np.clip(0.5 + 0.5 * share / (share.std() + 1e-9), 0, 1)
         grain = 1.0 + generator.uniform(0.02, 0.12) * generator.standard_normal(shape)
@@ -74,6 +85,6 @@ def load_survey(path: Path) -> Survey:
     surface = np.clip((toa - PATH) / TRANSMISSION, 0.0, 1.2).astype(np.float32)
     _, green, red, nir, swir, _ = surface.T
     ndvi, ndsi = (nir - red) / np.maximum(nir + red, 0.01), (green - swir) / np.maximum(green + swir, 0.01)
-    keep = {"bare": (ndvi < _PLANTS_NDVI) & (ndsi < _SNOW_NDSI), "water": ndvi < 0.0, "vegetation": ndvi > _PLANTS_NDVI}
+    keep = {"bare": (ndvi < _BARE_NDVI) & (ndsi < _SNOW_NDSI), "water": ndvi < 0.0, "vegetation": ndvi > _PLANTS_NDVI}
     everywhere = np.ones(len(cover), bool)
     return Survey(tuple(surface[np.isin(cover, SURVEYED[name]) & keep.get(name, everywhere)] for name in CLASSES))

@@ -1,6 +1,6 @@
 """Train SPEX on labelled chips: ``python -m engine.training.train --data CHIPS --out FOLDER``.
 
-CHIPS is a folder that holds ``hls-worldcover/train.npz`` (and ``s2-unlabelled/bigearthnet.npz``; spectra lie in ``../spectra``).
+CHIPS is a folder that holds ``hls-worldcover/train.npz`` and ``s2-unlabelled/bigearthnet.npz``; surveyed spectra lie in ``../spectra``.
 Every few minutes the state is written to FOLDER/state.pt; the same command goes on from there. Batches are a function of seed and step,
 so an interrupted training sees the same batches as one that was not.
 """
@@ -111,10 +111,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, required=True, help="folder of the chips")
     parser.add_argument("--out", type=Path, required=True, help="folder for state and model")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=4500)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=96, help="side of the training windows in pixels, a multiple of 16")
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=7e-4, help="peak learning rate; 1.5e-3 diverges")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

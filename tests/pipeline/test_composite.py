@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from pipeline.composite import FirstClear, Median, grow_clouds, harmonise
+from pipeline.composite import NEAR_CLOUD, FirstClear, Median, grow_clouds, harmonise
 from stac.scenes import CLEAR, CLOUD, BandSource
 
 CODES = arrays(np.uint8, st.tuples(st.integers(1, 14), st.integers(1, 14)), elements=st.sampled_from([0, 1, 1, 1, 1, 2, 3]))
@@ -27,7 +27,7 @@ def test_clouds_grow_by_the_ellipse_and_nothing_else_changes(codes: NDArray[np.u
     if min(radius) > 0:
         for row, column in zip(rows, columns, strict=True):
             inside = ((at[0] - row) / radius[0]) ** 2 + ((at[1] - column) / radius[1]) ** 2 <= 1 + 1e-12
-            expected[inside & (codes == CLEAR)] = CLOUD
+            expected[inside & (codes == CLEAR)] = NEAR_CLOUD
     assert (grow_clouds(codes, radius) == expected).all()
 
 

@@ -182,3 +182,19 @@ def written(folder: Path, **bands: np.ndarray) -> Scene:
     outline = rectangle(*rasterio.warp.transform_bounds("EPSG:32633", "EPSG:4326", *bounds))
     when = datetime.fromisoformat("2023-08-10T00:00:00+00:00")
     return Scene("made-up", "c", "s", when, outline, {name: BandSource(str(folder / f"{name}.tif")) for name in bands}, None)
+
+
+@pytest.mark.parametrize("composite", ["latest", "median"])
+def test_clear_pixels_beside_clouds_are_used_only_where_nothing_better_is(fort_mcmurray: list[Scene], composite: str) -> None:
+    """One scene with a margin of 6 pixels: what its mask calls clear is mapped, and the margin says that it had no clear observation."""
+    (scene,) = fort_mcmurray
+    grid, box = Grid("EPSG:32612", 10, (0, 0), 1024), PixelBox(-632355, 45230, -632155, 45430)
+    plain = BlockReader(grid, [scene], Recipe(BANDS, composite)).read(box)
+    grown = BlockReader(grid, [scene], Recipe(BANDS, composite, (6, 6))).read(box)
+    np.testing.assert_array_equal(grown.numbers, plain.numbers)
+    margin = (grown.clear == 0) & (grown.status == 0)
+    assert 0 < margin.sum() < (plain.clear == 1).sum()
+    other = replace(scene, id="again", bands={name: replace(band, offset=0.01) for name, band in scene.bands.items()}, mask=None)
+    better = BlockReader(grid, [scene, other], Recipe(BANDS, "latest", (6, 6))).read(box)
+    assert (better.source[margin] == 2).all()
+    assert (better.source[grown.clear == 1] == 1).all()
