@@ -23,18 +23,18 @@ TRANSMISSION = np.array([0.82, 0.87, 0.92, 0.96, 0.97, 0.97], np.float32)
 SURVEYED = {"vegetation": (3, 4, 5, 8), "building": (1,), "water": (6,), "bare": (2,)}
 """Codes of the survey that are each class: cropland, grassland, shrubland and woodland; artificial; water; bare."""
 
-SHARES = {"vegetation": 0.15, "building": 0.20, "water": 0.25, "bare": 0.40}
+SHARES = {"vegetation": 0.15, "building": 0.12, "water": 0.15, "bare": 0.58}
 """How often a painted patch is of each class."""
 
-GARDENS = 0.8
-"""How often built-up patches are half plants between the roofs."""
+PLANTS_BETWEEN = {"building": 0.9, "bare": 0.3}
+"""How often a patch is partly half plants: gardens between roofs, grass on gravel."""
 
 TURBID = 0.6
 SEDIMENT = np.array([0.75, 1.0, 1.0, 0.45, 0.01, 0.01], np.float32)
 """How often water carries sediment or salt, and what that reflects: visible and some near infrared light, none beyond."""
 
 _GIVEN = [0, 1, 2, 6, 7, 8]
-_SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.16, 0.25
+_SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.22, 0.25
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Survey:
     def _material(self, index: int, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
         """Return a surface (6, H, W) that mixes two spectra of the class, rough from pixel to pixel."""
         first, second = self.spectra[index][generator.integers(len(self.spectra[index]), size=2)]
-        if CLASSES[index] == "building" and generator.random() < GARDENS:
+        if generator.random() < PLANTS_BETWEEN.get(CLASSES[index], 0.0):
             second = 0.5 * first + 0.5 * self.spectra[0][generator.integers(len(self.spectra[0]))]
         if CLASSES[index] == "water" and generator.random() < TURBID:
             first = first + generator.uniform(0.0, 0.5) * SEDIMENT
@@ -72,9 +72,9 @@ class Survey:
 
 
 def blob(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return a soft mask 0..1 (H, W) of irregular patches that cover 1 to 12 % of it."""
+    """Return a soft mask 0..1 (H, W) of irregular patches that cover 1 to 20 % of it."""
     relief = ndimage.gaussian_filter(generator.standard_normal(shape), generator.uniform(2.0, 10.0), mode="wrap")
-    inside = relief > np.quantile(relief, 1.0 - generator.uniform(0.01, 0.12))
+    inside = relief > np.quantile(relief, 1.0 - generator.uniform(0.01, 0.20))
     return np.asarray(ndimage.gaussian_filter(inside.astype(np.float32), 0.6))
 
 

@@ -124,7 +124,7 @@ def test_the_rate_warms_up_and_ends_at_nothing():
 
 
 def test_a_few_steps_of_training_lower_the_loss(few, processor, model):
-    learner = copy.deepcopy(model).train()
+    learner = copy.deepcopy(model).requires_grad_(True).train()
     maker = BatchMaker(few, processor, NO_RESIDUAL, batch=2, size=32, seed=0)
     optimizer, losses = new_optimizer(learner, 3e-3), []
     batch = maker(0)
