@@ -23,18 +23,18 @@ TRANSMISSION = np.array([0.82, 0.87, 0.92, 0.96, 0.97, 0.97], np.float32)
 SURVEYED = {"vegetation": (3, 4, 5, 8), "building": (1,), "water": (6,), "bare": (2,)}
 """Codes of the survey that are each class: cropland, grassland, shrubland and woodland; artificial; water; bare."""
 
-SHARES = {"vegetation": 0.15, "building": 0.12, "water": 0.15, "bare": 0.58}
+SHARES = {"vegetation": 0.15, "building": 0.20, "water": 0.25, "bare": 0.40}
 """How often a painted patch is of each class."""
 
-PLANTS_BETWEEN = {"building": 0.9, "bare": 0.3}
-"""How often a patch is partly half plants: gardens between roofs, grass on gravel."""
+PLANTS_BETWEEN = {"building": 0.8}
+"""How often a patch is partly half plants: gardens between roofs."""
 
 TURBID = 0.6
 SEDIMENT = np.array([0.75, 1.0, 1.0, 0.45, 0.01, 0.01], np.float32)
 """How often water carries sediment or salt, and what that reflects: visible and some near infrared light, none beyond."""
 
 _GIVEN = [0, 1, 2, 6, 7, 8]
-_SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.22, 0.25
+_SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.16, 0.25
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Survey:
 
 
 def blob(shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
-    """Return a soft mask 0..1 (H, W) of irregular patches that cover 1 to 20 % of it."""
+    """Return a soft mask 0..1 (H, W) of irregular patches that cover 1 to 12 % of it."""
     relief = ndimage.gaussian_filter(generator.standard_normal(shape), generator.uniform(2.0, 10.0), mode="wrap")
-    inside = relief > np.quantile(relief, 1.0 - generator.uniform(0.01, 0.20))
+    inside = relief > np.quantile(relief, 1.0 - generator.uniform(0.01, 0.12))
     return np.asarray(ndimage.gaussian_filter(inside.astype(np.float32), 0.6))
 
 
