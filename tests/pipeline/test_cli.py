@@ -145,12 +145,13 @@ from pipeline import cli
 @cli.app.command()
 @cli._command
 def wait() -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that started the tests in the background has it ignored
     os.kill(os.getpid(), signal.{signal_name})
     signal.pause()
 
 cli.main()
 """
-    done = subprocess.run([sys.executable, "-c", program, "wait"], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", program, "wait"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == status
     assert done.stderr.startswith("spexmap: ")
     assert "Traceback" not in done.stderr
