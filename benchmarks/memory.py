@@ -58,7 +58,7 @@ def main() -> int:
     peaks = {}
     for name, region in regions.items():
         settings = {"region": region, "output": folder / name, "grid.tile": 512, "name": f"demo-{name}"}
-        arguments = ["run", str(folder / "demo" / "job.yaml"), *(f"--set={key}={value}" for key, value in settings.items()), "--block=512"]
+        arguments = ["run", str(folder / "demo" / "job.yaml"), *(f"--set={key}={value}" for key, value in settings.items()), "--block=256"]
         peaks[name], seconds = peak(arguments)
         print(f"{name}: peak {peaks[name]:.0f} MiB in {seconds:.0f} s", flush=True)
     ratio = peaks["whole"] / peaks["quarter"]

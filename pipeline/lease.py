@@ -12,9 +12,9 @@ from types import TracebackType
 import psutil
 
 from pipeline.errors import OutputHeld
-from pipeline.storage import Storage
+from pipeline.storage import WORK, Storage
 
-PATH = ".work/lease.json"
+PATH = f"{WORK}/lease.json"
 VALID = timedelta(minutes=10)
 RENEW_SECONDS = 60.0
 

@@ -41,7 +41,7 @@ NO_DATA, OTHER = 0, 254
 """Values of the landcover plane beside the class codes."""
 OUTSIDE, READ_FAILURE = 251, 254
 """Values of the quality plane for pixels outside the region, and for those that only scenes that could not be read would show."""
-READERS_KEPT = 4
+READERS_KEPT = 2
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pipeline.catalog import publish_series
 from pipeline.cluster import cluster
 from pipeline.commit import CommitContext, legend
 from pipeline.job import JobSpec
+from pipeline.lease import PATH as LEASE
 from pipeline.model import JobModel
 from pipeline.plan import Plan, TilePlan
 from pipeline.progress import progress_bar
@@ -22,8 +23,7 @@ from pipeline.runlog import RunLog
 from pipeline.runs import RunRecord, TileCounts, TileRecord, tiles_to_parquet
 from pipeline.schedule import Scheduler
 from pipeline.segment import SegmenterSettings
-from pipeline.staging import FOLDER
-from pipeline.storage import Storage
+from pipeline.storage import WORK, Storage
 from pipeline.vrt import vrt_path
 from spexmap import __version__
 from stac.modelcard import ModelRecord, model_item
@@ -54,6 +54,7 @@ class Session:
         todo = [tile for tile in plan.tiles if tile.id not in published or published[tile.id].fingerprint != tile.fingerprint]
         if self._is_new and not todo:
             self._publish()
+            self._discard_work()
             log.info("nothing to do: all %d tiles are published", len(plan.tiles))
             self._announce()
             return 0
@@ -85,7 +86,7 @@ class Session:
         """Keep the identity in run.json; blocks that were staged under another one are not used."""
         if self._record.identity and dict(self._record.identity) != identity:
             log.warning("the run goes on under another numerical identity; blocks that were staged before are made again")
-            for path in self._storage.find(FOLDER):
+            for path in self._storage.find(WORK):
                 if path.endswith(".arrow"):
                     self._storage.delete(path)
         self._save(state="running", identity=identity)
@@ -101,7 +102,7 @@ class Session:
         for record in failed:
             log.error("tile %s failed: %s", record.tile, record.reason)
         log.info("%s", message)
-        self._discard_staged()
+        self._discard_work()
         self._announce()
         return 1 if failed else 0
 
@@ -173,10 +174,10 @@ class Session:
     def _folder(self) -> str:
         return f"runs/{self._record.run_id}"
 
-    def _discard_staged(self) -> None:
-        """Delete blocks that no tile of this run will ask for again."""
-        for path in self._storage.find(FOLDER):
-            if path.endswith(".arrow"):
+    def _discard_work(self) -> None:
+        """Delete blocks that no tile of this run will ask for again, and what killed writers left."""
+        for path in self._storage.find(WORK):
+            if path != LEASE:
                 self._storage.delete(path)
 
     def _announce(self) -> None:

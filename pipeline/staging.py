@@ -16,9 +16,8 @@ import pyarrow.ipc as ipc
 from numpy.typing import NDArray
 
 from pipeline.grid import PixelBox
-from pipeline.storage import Storage
+from pipeline.storage import WORK, Storage
 
-FOLDER = ".work"
 PLANES = ("landcover", "confidence", "source", "quality")
 """Names of the planes, in the order of the columns: uint8, uint8, uint16, uint8, each (height, width)."""
 
@@ -62,7 +61,7 @@ def stage(storage: Storage, fingerprint: str, block: StagedBlock) -> None:
 
 def staged_boxes(storage: Storage, fingerprint: str) -> set[PixelBox]:
     """Return the boxes of the blocks that are staged for the tile with this fingerprint."""
-    names = (path.rsplit("/", 1)[-1] for path in storage.find(f"{FOLDER}/{fingerprint}"))
+    names = (path.rsplit("/", 1)[-1] for path in storage.find(f"{WORK}/{fingerprint}"))
     return {PixelBox(*map(int, name.removesuffix(".arrow").split("_"))) for name in names if name.endswith(".arrow") and not name.startswith(".")}
 
 
@@ -74,9 +73,9 @@ def read_staged(storage: Storage, fingerprint: str, boxes: tuple[PixelBox, ...])
 
 def discard(storage: Storage, fingerprint: str) -> None:
     """Delete what is staged for the tile with this fingerprint."""
-    storage.delete(f"{FOLDER}/{fingerprint}")
+    storage.delete(f"{WORK}/{fingerprint}")
 
 
 def staged_path(fingerprint: str, box: PixelBox) -> str:
     """Return where a block of the tile with this fingerprint lies, relative to the output."""
-    return f"{FOLDER}/{fingerprint}/{box.top}_{box.left}_{box.bottom}_{box.right}.arrow"
+    return f"{WORK}/{fingerprint}/{box.top}_{box.left}_{box.bottom}_{box.right}.arrow"

@@ -13,13 +13,16 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import JobError, RunInterrupted
 
+WORK = ".work"
+"""Folder of everything that is not published: staged blocks, the lease, files that are being written."""
+
 
 @dataclass(frozen=True)
 class Storage:
     """A folder (local path or any fsspec URL); every path given to a method is relative to it, with forward slashes.
 
-    A write is atomic: readers see the old bytes or the new ones, never a part. Locally that is a temporary file in the same
-    folder, flushed and renamed; object stores make an object visible only when it is complete.
+    A write is atomic: readers see the old bytes or the new ones, never a part. Locally that is a temporary file under
+    ``.work``, flushed and renamed; object stores make an object visible only when it is complete.
     """
 
     root: str
@@ -155,6 +158,8 @@ class Storage:
         self.delete(probe)
 
     def _temporary(self, path: str) -> Path:
-        target = Path(self.url(path))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+        """Return where `path` is written before it is renamed: apart from what is published, so that a killed writer leaves nothing there."""
+        Path(self.url(path)).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(self.url(WORK))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{uuid.uuid4().hex}.part"

@@ -56,7 +56,17 @@ def test_deleting_the_last_file_of_a_folder_leaves_no_folder(tmp_path: Path) -> 
     storage.delete("work/a/1")
     assert not (tmp_path / "work" / "a").exists()
     storage.delete("work/b")
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_file_that_is_being_written_lies_apart_from_what_is_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(self: Path, target: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        Storage(str(tmp_path)).write_bytes("maps/catalog.json", b"{}")
+    assert [path.parent.name for path in tmp_path.rglob("*") if path.is_file()] == [".work"]
 
 
 def test_check_writable_leaves_nothing(storage: Storage) -> None:
