@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 FIGURES := build/figures
 DATA := $(or $(SPEXMAP_DATA),../shared/data)
 
-.PHONY: demo test check figures figures-of-real-scenes clean
+.PHONY: demo test check figures figures-of-demo figures-of-real-scenes figures-of-runs clean
 
 demo: $(READY)
 	$(BIN)/spexmap demo demo
@@ -23,21 +23,26 @@ check: $(READY)
 	$(BIN)/mypy
 
 # What the documentation claims of maps and runs, measured; each script prints its figures and fails where a claim does not hold.
-figures: $(READY)
-	rm -rf $(FIGURES)
+figures: figures-of-demo figures-of-real-scenes figures-of-runs
+
+figures-of-demo: $(READY)
+	rm -rf $(FIGURES)/demo
 	$(BIN)/spexmap demo $(FIGURES)/demo
 	$(BIN)/spexmap run $(FIGURES)/demo/job.yaml
 	$(BIN)/spexmap validate $(FIGURES)/demo/output --deep
 	$(BIN)/python benchmarks/accuracy.py $(FIGURES)/demo/output $(FIGURES)/demo
-	$(if $(wildcard $(DATA)/scenes),$(MAKE) figures-of-real-scenes,@echo "no real scenes at $(DATA): their figures are left out")
-	$(BIN)/python benchmarks/repeatability.py $(FIGURES)/repeatability
-	$(BIN)/python benchmarks/interruption.py $(FIGURES)/interruption
-	$(BIN)/python benchmarks/memory.py $(FIGURES)/memory
+
+figures-of-runs: repeatability.figure interruption.figure memory.figure
+
+%.figure: $(READY)
+	rm -rf $(FIGURES)/$*
+	$(BIN)/python benchmarks/$*.py $(FIGURES)/$*
 
 figures-of-real-scenes: $(READY)
+	test -d $(DATA)/scenes || { echo "no real scenes at $(DATA): their figures are left out"; exit 0; }; \
 	for place in styria fort-mcmurray; do \
 		catalog=$(abspath $(DATA))/scenes/$$place-s2/catalog.json output=$(FIGURES)/$$place; \
-		$(BIN)/spexmap run examples/$$place.yaml --set source.catalog=$$catalog --set output=../$$output && \
+		rm -rf $$output; $(BIN)/spexmap run examples/$$place.yaml --set source.catalog=$$catalog --set output=../$$output && \
 		$(BIN)/spexmap validate $$output --deep && \
 		$(BIN)/python benchmarks/scenes.py $$place $$output $$catalog || exit 1; \
 	done
