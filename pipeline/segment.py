@@ -33,14 +33,11 @@ from pipeline.series import MapClass, Series
 from pipeline.snap import region_mask
 from pipeline.staging import StagedBlock, stage
 from pipeline.storage import Storage
+from stac.records import CONFIDENCE_NO_DATA, NO_DATA, OTHER, OUTSIDE_REGION, READ_FAILED, SOURCE_NO_DATA
 from stac.scenes import Scene
 
 log = logging.getLogger(__name__)
 
-NO_DATA, OTHER = 0, 254
-"""Values of the landcover plane beside the class codes."""
-OUTSIDE, READ_FAILURE = 251, 254
-"""Values of the quality plane for pixels outside the region, and for those that only scenes that could not be read would show."""
 READERS_KEPT = 2
 
 
@@ -177,16 +174,16 @@ class Segmenter:
         quality = np.where(unfilled > 0, self._blame(unit, box, unfilled), block.clear[inner])
         return {
             "landcover": landcover,
-            "confidence": np.where(inside, planes.confidence, 255).astype(np.uint8),
-            "source": np.where(inside, block.source[inner], 0).astype(np.uint16),
-            "quality": np.where(inside, quality, OUTSIDE).astype(np.uint8),
+            "confidence": np.where(inside, planes.confidence, CONFIDENCE_NO_DATA).astype(np.uint8),
+            "source": np.where(inside, block.source[inner], SOURCE_NO_DATA).astype(np.uint16),
+            "quality": np.where(inside, quality, OUTSIDE_REGION).astype(np.uint8),
         }
 
     def _blame(self, unit: Unit, box: PixelBox, status: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return `status` with read failure where a scene that was left out of the tile covers the pixel."""
         for scene in unit.left_out:
             covered = region_mask(self._settings.series.grid, box, Region(scene.footprint))
-            status = np.where(covered & (status > 0), READ_FAILURE, status).astype(np.uint8)
+            status = np.where(covered & (status > 0), READ_FAILED, status).astype(np.uint8)
         return status
 
     def _reader(self, unit: Unit) -> BlockReader:

@@ -52,6 +52,7 @@ class Session:
         plan = self._plan
         published = {tile.key.tile: tile for tile in latest_versions(published_tiles(self._storage, plan.folder))}
         todo = [tile for tile in plan.tiles if tile.id not in published or published[tile.id].fingerprint != tile.fingerprint]
+        wanted = {tile.id for tile in todo}
         if self._is_new and not todo:
             self._publish()
             self._discard_work()
@@ -59,7 +60,7 @@ class Session:
             self._announce()
             return 0
         with RunLog(self._storage, f"{self._folder}/log"):
-            skipped = [TileRecord(tile.id, "skipped", published[tile.id].key.version) for tile in plan.tiles if tile not in todo]
+            skipped = [TileRecord(tile.id, "skipped", published[tile.id].key.version) for tile in plan.tiles if tile.id not in wanted]
             return self._finish(self._map(todo, skipped, published))
 
     def _map(self, todo: list[TilePlan], ended: list[TileRecord], published: Mapping[str, PublishedTile]) -> list[TileRecord]:
