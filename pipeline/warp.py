@@ -124,6 +124,8 @@ def pixels(bands: Sequence[Band], layout: Layout, grid: Grid, box: PixelBox, wan
         A file cannot be read.
     """
     reach = box.intersect(layout.extent)
+    if reach.is_empty:
+        return
     parts = [part for part in (reach.lattice(CELL) if layout.corner is None else _strips(reach)) if _any(wanted, box, part.intersect(reach))]
     read = _windows(bands, layout, parts) if layout.corner else _warps(bands, layout, grid, parts, bilinear)
     for part, numbers in read:
@@ -144,7 +146,7 @@ def _at(corner: tuple[int, int], shape: tuple[int, int]) -> PixelBox:
 
 
 def _strips(box: PixelBox) -> Iterator[PixelBox]:
-    for top in range(box.top, box.bottom, _STRIP) if box.left < box.right else ():
+    for top in range(box.top, box.bottom, _STRIP):
         yield PixelBox(top, box.left, min(top + _STRIP, box.bottom), box.right)
 
 

@@ -16,7 +16,7 @@ from shapely.geometry import shape
 
 from pipeline.grid import Grid, PixelBox
 from pipeline.read import Block, BlockReader, Recipe
-from pipeline.warp import lay_out
+from pipeline.warp import CELL, lay_out, pixels
 from stac.scenes import BandSource, MaskSource, Scene
 
 BANDS = ("blue", "green", "red", "nir")
@@ -152,6 +152,19 @@ def test_a_coarse_map_averages_what_lies_under_a_pixel(tmp_path: Path) -> None:
     scene = written(tmp_path, blue=random.integers(3000, 5000, (240, 240)).astype(np.uint16))
     block = BlockReader(Grid("EPSG:32633", 120, (500000, 5000000), 1024), [scene], Recipe(("blue",), "latest")).read(PixelBox(3, 3, 17, 17))
     assert block.numbers.std() < 100 and abs(block.numbers.mean() - 5000) < 20
+
+
+def test_a_box_beside_a_file_gets_nothing_of_it(styria: list[Scene]) -> None:
+    """Also where box and file touch the same cell of the warp: a scene must not be left out as broken because a block lies just beside it."""
+    path = styria[0].bands["red"].href
+    grid = Grid("EPSG:32634", 120, (0, 0), 1024)
+    layout = lay_out(path, 1, grid, 0, exact=True)
+    reach = layout.extent
+    assert layout.corner is None and reach.right % CELL and reach.bottom % CELL
+    beside, beyond = (PixelBox(reach.top, reach.right + gap, reach.top + 6, reach.right + gap + 5) for gap in (0, 3))
+    below = PixelBox(reach.bottom, reach.left, reach.bottom + 4, reach.left + 9)
+    for box in (beside, beyond, below):
+        assert list(pixels([(path, 1)], layout, grid, box, None, bilinear=True)) == []
 
 
 def test_overviews_serve_bands_and_never_masks(styria: list[Scene]) -> None:
