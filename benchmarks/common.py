@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +25,19 @@ def spexmap(*arguments: str, check: bool = True) -> float:
     return time.monotonic() - started
 
 
+def scratch(name: str) -> Path:
+    """Return the folder given on the command line, else a temporary one; absolute, for a job's relative paths start at its file."""
+    return Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix=f"{name}-")).resolve()
+
+
 def published_files(output: Path) -> dict[str, str]:
-    """Return the sha256 of every published file: all but the records of runs and staged work."""
+    """Return the sha256 of every published file: all but the records of runs and staged work. There must be some."""
     files = (path for path in sorted(output.rglob("*")) if path.is_file())
     names = {path.relative_to(output).as_posix(): path for path in files}
-    return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if not name.startswith(("runs/", ".work/"))}
+    hashes = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in names.items() if not name.startswith(("runs/", ".work/"))}
+    if not any(name.endswith("_landcover.tif") for name in hashes):
+        raise SystemExit(f"nothing was published in {output}: this measurement would show nothing")
+    return hashes
 
 
 def differences(first: dict[str, str], second: dict[str, str]) -> list[str]:

@@ -13,16 +13,15 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import SPEXMAP, differences, published_files, served, spexmap
+from common import SPEXMAP, differences, published_files, scratch, served, spexmap
 
 PORT = 18431
-SIZE, TILE, BLOCK = 512, 512, 256
+SIZE, TILE, BLOCK = 384, 384, 192
 
 
 class Gate:
@@ -83,7 +82,7 @@ def blocks_made(output: Path) -> int:
 
 def main() -> int:
     """Run all phases and return the exit status."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="interruption-"))
+    folder = scratch("interruption")
     spexmap("demo", str(folder / "demo"), "--size", str(SIZE))
     job, gate, wrong = folder / "demo" / "job.yaml", Gate(), []
     with served(folder / "demo", PORT, gate) as url:

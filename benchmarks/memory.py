@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import psutil
 import yaml
-from common import SPEXMAP, spexmap
+from common import SPEXMAP, scratch, spexmap
 
 SIZE = 1280
 LIMIT = 1.1
@@ -47,7 +46,7 @@ def peak(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> int:
     """Measure both regions and return the exit status."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="memory-"))
+    folder = scratch("memory")
     spexmap("demo", str(folder / "demo"), "--size", str(SIZE))
     job = yaml.safe_load((folder / "demo" / "job.yaml").read_text())
     west, south, east, north = bounds_of(folder / "demo" / str(job["region"]))

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import rasterio
-from common import differences, published_files, spexmap
+from common import differences, published_files, scratch, spexmap
 
 SIZE = 512
 
@@ -43,7 +42,7 @@ def reversed_catalog(demo: Path) -> Path:
 
 def main() -> int:
     """Run all variants and return the exit status."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="repeatability-"))
+    folder = scratch("repeatability")
     demo = folder / "demo"
     spexmap("demo", str(demo), "--size", str(SIZE))
     base = ["run", str(demo / "job.yaml"), "--set=grid.tile=512"]
