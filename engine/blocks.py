@@ -1,7 +1,7 @@
 """From a block of harmonised numbers to land cover and confidence, all of it on the device.
 
 The block goes to the device once. Windows are views of it; they are normalised batch by batch, the planner gives probabilities, these are rounded
-to uint16 and added up with integer weights, and the winner is chosen there too. Two uint8 planes come back. Sums of integers do not depend on their
+to uint16 and added up with integer weights, and the winner is chosen there too. Four uint8 planes come back. Sums of integers do not depend on their
 order and windows lie on a global lattice, so a pixel gets the same answer whichever block computed it.
 """
 
@@ -38,6 +38,10 @@ class Planes:
     """(h, w), 1..K in the order of the classes, 255 other, 0 no data."""
     confidence: NDArray[np.uint8]
     """(h, w), percent 0..100 of the winner (of other: one minus the highest), 255 no data."""
+    runner_up: NDArray[np.uint8]
+    """(h, w), 1..K: the class with the second highest probability (lowest on ties); 0 no data, or only one class."""
+    margin: NDArray[np.uint8]
+    """(h, w), whole percent 0..100 by which the second lies below the highest, rounded down."""
 
 
 class BlockExecutor:
@@ -109,7 +113,7 @@ class BlockExecutor:
         """
         if inner[0] >= inner[2] or inner[1] >= inner[3]:
             empty = np.zeros((max(inner[2] - inner[0], 0), max(inner[3] - inner[1], 0)), np.uint8)
-            return Planes(empty, empty.copy())
+            return Planes(empty, empty.copy(), empty.copy(), empty.copy())
         rows, columns = self._span(inner[0], inner[2]), self._span(inner[1], inner[3])
         padded = _cut(block, rows[0] - top, rows[1] - top, columns[0] - left, columns[1] - left)
         crop = slice(inner[0] - rows[0], inner[2] - rows[0]), slice(inner[1] - columns[0], inner[3] - columns[0])
@@ -150,21 +154,30 @@ class BlockExecutor:
 
     def _decide(self, sums: Tensor, valid: Tensor) -> Planes:
         strips = [self._decide_strip(sums[:, y : y + _STRIP], valid[y : y + _STRIP]) for y in range(0, valid.shape[0], _STRIP)]
-        landcover, confidence = (torch.cat(planes).cpu().numpy() for planes in zip(*strips, strict=True))
-        return Planes(landcover, confidence)
+        return Planes(*(torch.cat(planes).cpu().numpy() for planes in zip(*strips, strict=True)))
 
-    def _decide_strip(self, sums: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def _decide_strip(self, sums: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # Compared one class at a time: argmax does not promise which of two equal maxima it gives.
         best, passes = torch.full_like(sums[0], -1), torch.zeros(valid.shape, dtype=torch.bool, device=self.device)
-        landcover = torch.empty(valid.shape, dtype=torch.uint8, device=self.device)
+        landcover = torch.zeros(valid.shape, dtype=torch.uint8, device=self.device)
+        second, runner_up = best.clone(), landcover.clone()
         for code, (plane, threshold) in enumerate(zip(sums, self._thresholds, strict=True), start=1):
-            landcover.masked_fill_(plane > best, code)
+            better = plane > best
+            runner_up = torch.where(better, landcover, runner_up.masked_fill(plane > second, code))
+            second = torch.where(better, best, torch.maximum(second, plane))
+            landcover.masked_fill_(better, code)
             best = torch.maximum(best, plane)
             passes |= plane >= threshold
         landcover.masked_fill_(~passes, OTHER)
         share = torch.where(passes, best, self._total - best).long()
         confidence = ((share * 100 + self._total // 2) // self._total).to(torch.uint8)
-        return landcover.masked_fill(~valid, NO_DATA), confidence.masked_fill(~valid, NO_CONFIDENCE)
+        margin = ((best - second.clamp(min=0)).long() * 100 // self._total).to(torch.uint8)
+        return (
+            landcover.masked_fill(~valid, NO_DATA),
+            confidence.masked_fill(~valid, NO_CONFIDENCE),
+            runner_up.masked_fill(~valid, NO_DATA),
+            margin.masked_fill(~valid, 0),
+        )
 
 
 def device_bytes(side: int, bands: int, classes: int, batch: int = 1, window: int = 320, stride: int = 256, activations: int = 0) -> int:

@@ -27,12 +27,13 @@ INDEX_BANDS = {
 }
 """Normalised differences (a - b) / (a + b) that may enter the stem as pseudo-bands."""
 
-_MEAN, _SCALE = 0.15, 0.15
+MEAN, SCALE = 0.15, 0.15
+"""The one global normalisation of reflectance."""
 _ROOT_MEAN, _ROOT_SCALE = 0.35, 0.2
 
 
 class SpectralStem(nn.Module):
-    """Wavelength-conditioned stem: any band set in, `dims[0]` features at full resolution out.
+    """Wavelength-conditioned stem: any band set in, `width` features (`dims[0]` unless given) at full resolution out.
 
     The kernel of band c is ``W[:, c] = sum_j phi_j(c) B_j`` with one kernel ``B_j`` per anchor wavelength and ``phi`` a Gaussian in log
     wavelength averaged over the band's width and shared out among the bands that lie near the anchor. That equals resampling the
@@ -40,28 +41,27 @@ class SpectralStem(nn.Module):
     learned bias in proportion to what is missing.
     """
 
-    def __init__(self, config: SpexConfig) -> None:
+    def __init__(self, config: SpexConfig, width: int | None = None) -> None:
         super().__init__()
+        width = width or config.dims[0]
         self.anchors, self.reach, self.indices = tuple(config.anchors), config.anchor_reach, tuple(config.indices)
         inputs = 2 * len(self.anchors) + len(self.indices) + 2
-        self.kernel = nn.Conv2d(inputs, config.dims[0], 3, padding=1)
-        self.missing = nn.Linear(len(self.anchors) + len(self.indices), config.dims[0], bias=False)
-        self.norm = PixelNorm(config.dims[0])
+        self.kernel = nn.Conv2d(inputs, width, 3, padding=1)
+        self.missing = nn.Linear(len(self.anchors) + len(self.indices), width, bias=False)
+        self.norm = PixelNorm(width)
 
     def band_weights(self, bands: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Return how a band set reaches the anchors: weights (anchors, bands) and the missing part of each anchor and index, 0..1."""
-        phi = torch.tensor([[anchor_response(name, j, self.anchors) for name in bands] for j in range(len(self.anchors))])
-        total = phi.sum(1, keepdim=True) + self.reach
+        weights, missing = anchor_weights(bands, self.anchors, self.reach)
         absent = [0.0 if all(channel_of(b, bands) is not None for b in INDEX_BANDS[name]) else 1.0 for name in self.indices]
-        missing = torch.cat([1.0 - phi.sum(1) / total.squeeze(1), torch.tensor(absent)])
-        return phi / total, missing
+        return weights, torch.cat([missing, torch.tensor(absent)])
 
     def forward(self, reflectance: Tensor, valid: Tensor, bands: Sequence[str]) -> Tensor:
-        """Return features (n, dims[0], h, w) of reflectance (n, C, h, w) without NaN, `valid` (n, 1, h, w) 0 or 1."""
+        """Return features (n, width, h, w) of reflectance (n, C, h, w) without NaN, `valid` (n, 1, h, w) 0 or 1."""
         weights, missing = self.band_weights(bands)
         weights = weights.to(reflectance)[:, :, None, None]
         clipped = reflectance.clamp(-0.1, 1.5)
-        linear = F.conv2d((clipped - _MEAN) / _SCALE * valid, weights)
+        linear = F.conv2d(normalised(reflectance) * valid, weights)
         root = F.conv2d((clipped.clamp(min=0).sqrt() - _ROOT_MEAN) / _ROOT_SCALE * valid, weights)
         brightness = (self._visible(clipped, bands).clamp(min=0) + 0.01).log() + 2.0
         maps = [linear, root, brightness * valid, *(self._index(name, clipped, bands) * valid for name in self.indices), valid]
@@ -81,6 +81,18 @@ class SpectralStem(nn.Module):
             return torch.zeros_like(reflectance[:, :1])
         a, b = reflectance[:, first : first + 1].clamp(min=0.003), reflectance[:, second : second + 1].clamp(min=0.003)
         return 2.0 * (a - b) / (a + b)
+
+
+def normalised(reflectance: Tensor) -> Tensor:
+    """Return reflectance clipped to -0.1..1.5 and brought to the one global mean and scale of all bands."""
+    return (reflectance.clamp(-0.1, 1.5) - MEAN) / SCALE
+
+
+def anchor_weights(bands: Sequence[str], anchors: Sequence[float], reach: float) -> tuple[Tensor, Tensor]:
+    """Return how a band set reaches the anchors: weights (anchors, bands) and the missing part of each anchor, 0..1."""
+    phi = torch.tensor([[anchor_response(name, j, anchors) for name in bands] for j in range(len(anchors))])
+    total = phi.sum(1, keepdim=True) + reach
+    return phi / total, 1.0 - phi.sum(1) / total.squeeze(1)
 
 
 def anchor_response(name: str, anchor: int, anchors: Sequence[float], samples: int = 9) -> float:
@@ -182,6 +194,11 @@ class FineBranch(nn.Module):
 def enlarge(x: Tensor, factor: int = 2) -> Tensor:
     """Return the map resized bilinearly to `factor` times its height and width."""
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
+
+
+def visual_tokens(x: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Return the tokens that the language model sees, row by row: every position of a map if `side` is 0, else `masked_pool`."""
+    return masked_pool(x, valid, side) if side else (x.flatten(2).transpose(1, 2), valid.flatten(1))
 
 
 def masked_pool(x: Tensor, valid: Tensor, side: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,23 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from engine.bands import band, check_bands, in_wavelength_order
+from engine.bands import band, channel_of, check_bands, in_wavelength_order
 from engine.configuration import SpexConfig
 from engine.errors import InvalidReflectance, UnknownBand, UnknownClass
-from engine.explanation import describe, measure
-from engine.modeling import Planner, SpexForLandCover
+from engine.explanation import describe, describe_scene
+from engine.free_text import FreeText, MaskOfClass, free_text, unwritten
+from engine.modeling import SpexForLandCover
 from engine.models import find_model, fingerprint
+from engine.planner import Planner, Queries
 from engine.processing import Request, SpexProcessor
 from engine.spie import canonical_instruction
+from engine.statistics import ChipStatistics
 from engine.windows import blend_total, blend_weights, window_starts
 
 WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
 """Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels."""
+
+UNION = " or "
 
 DIGITAL_NUMBERS = 1.5
 """A median above this is no reflectance."""
@@ -50,7 +56,12 @@ class ClassQuery:
     color: str = ""
     """``#rrggbb``"""
     target: str = ""
-    """The model's own name of the class."""
+    """The model's own name of the class; of a union the names of its parts, joined by ``or``."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The model's own names of the classes whose union this is; one for a single class."""
+        return tuple(self.target.split(UNION))
 
 
 @dataclass(frozen=True)
@@ -65,17 +76,43 @@ class Segmentation:
     reflectance: NDArray[np.float32]
     bands: tuple[str, ...]
 
-    def explain(self, index: int) -> str:
-        """Return one sentence per class about chip `index`; every number in it is computed from the mask and the bands."""
-        statistics = measure(
+    overlaps: tuple[frozenset[int], ...] = ()
+    """For each class the positions of those that share pixels with it: its kinds and parts, or what it is a kind or part of."""
+
+    def statistics(self, index: int, hidden: Mapping[str, NDArray[np.float32]] | None = None) -> ChipStatistics:
+        """Return what is counted over chip `index`; `hidden` as for `explain`."""
+        return ChipStatistics(
             self.probabilities[index],
             self.reflectance[index],
             self.bands,
-            [each.target for each in self.classes],
+            [each.parts for each in self.classes],
             [each.title for each in self.classes],
             [each.threshold or 0.0 for each in self.classes],
+            self.overlaps,
+            hidden,
         )
-        return " ".join(describe(statistics))
+
+    def explain(self, index: int, hidden: Mapping[str, NDArray[np.float32]] | None = None) -> str:
+        """Return a text about chip `index`: a sentence or few per class, then one of the whole; every number is computed from the mask and the bands.
+
+        Parameters
+        ----------
+        index
+            0..N-1.
+        hidden
+            What `Spex.occlude` gives; with it, the text says where a class is mapped because of a band.
+        """
+        statistics = self.statistics(index, hidden)
+        return " ".join([*describe(statistics.classes()), describe_scene(statistics.scene())])
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `Spex.generate` gives: the masks of `Spex.segment`, and texts."""
+
+    segmentation: Segmentation
+    texts: tuple[tuple[FreeText, ...], ...]
+    """For each of the N chips the texts of the K classes."""
 
 
 class Spex:
@@ -155,37 +192,63 @@ class Spex:
             "fingerprint": self.fingerprint,
         }
 
-    def resolve(self, classes: Sequence[str | ClassQuery]) -> tuple[ClassQuery, ...]:
+    def resolve(self, classes: Sequence[str | ClassQuery], disjoint: bool = False) -> tuple[ClassQuery, ...]:
         """Return the classes complete: target, title, instruction, threshold and colour.
+
+        Parameters
+        ----------
+        classes
+            Words that the model knows, unions of them (``trees or water``), or queries.
+        disjoint
+            Refuse classes of which one holds a part of another, as a map must: a pixel has one class.
 
         Raises
         ------
         UnknownClass
-            A word is unknown (the nearest known ones are named), a class is asked twice, or none is asked.
+            A word is unknown (the nearest known ones are named), a class is asked twice, classes overlap that must not, or none is asked.
         """
         asked = tuple(self._resolve(ClassQuery(each) if isinstance(each, str) else each) for each in classes)
         if not asked:
             raise UnknownClass(f"no class asked for; the model knows {', '.join(self.known_classes)}")
         for query in asked:
-            same = [each.name for each in asked if each.target == query.target]
+            same = [each.name for each in asked if set(each.parts) == set(query.parts)]
             if len(same) > 1:
                 raise UnknownClass(f"classes {', '.join(map(repr, same))} all mean {query.target}; ask for it once")
+        for first, second in combinations(asked if disjoint else (), 2):
+            shared = self._leaves(first) & self._leaves(second)
+            if shared:
+                raise UnknownClass(
+                    f"classes {first.name!r} and {second.name!r} overlap ({', '.join(sorted(shared))}); a pixel has one class: leave one out"
+                )
         return asked
+
+    def _overlaps(self, queries: Sequence[ClassQuery]) -> tuple[frozenset[int], ...]:
+        leaves = [self._leaves(query) for query in queries]
+        return tuple(frozenset(j for j, mine in enumerate(leaves) if j != k and mine & each) for k, each in enumerate(leaves))
+
+    def _leaves(self, query: ClassQuery) -> set[str]:
+        lexicon = self.processor.lexicon
+        return {leaf for part in query.parts for leaf in (lexicon.children(part) or (part,))}
 
     def _resolve(self, query: ClassQuery) -> ClassQuery:
         lexicon = self.processor.lexicon
-        target = query.target or (lexicon.find_in(query.instruction) if query.instruction else None) or lexicon.find(query.name)
-        known = next(each for each in self.config.classes if each["name"] == lexicon.find(target))
+        if query.target:
+            parts = lexicon.find_union(query.target)
+        else:
+            parts = lexicon.find_in(query.instruction) if query.instruction else lexicon.find_union(query.name)
+        rows = {each["name"]: each for each in self.config.classes}
+        known = [rows[part] for part in parts]
         if query.color and not re.fullmatch("#[0-9a-fA-F]{6}", query.color):
             raise UnknownClass(f"class {query.name!r}: color {query.color!r} is not of the form #rrggbb")
+        words = UNION.join(lexicon.terms[part].phrase for part in parts)
         return replace(
             query,
-            name=known["name"] if not query.instruction and lexicon.find(query.name) == known["name"] else query.name,
-            target=known["name"],
-            title=query.title or known["title"],
-            instruction=query.instruction or canonical_instruction(lexicon.terms[known["name"]].phrase),
-            threshold=known["threshold"] if query.threshold is None else query.threshold,
-            color=query.color.lower() or known["color"],
+            name=query.name if query.instruction or query.target else "_or_".join(parts),
+            target=UNION.join(parts),
+            title=query.title or UNION.join(row["title"] if k == 0 else row["title"].lower() for k, row in enumerate(known)),
+            instruction=query.instruction or canonical_instruction(words),
+            threshold=min(row["threshold"] for row in known) if query.threshold is None else query.threshold,
+            color=query.color.lower() or known[0]["color"],
         )
 
     def planner(self, bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Planner:
@@ -203,11 +266,23 @@ class Spex:
         unused = [name for name in bands if name not in self.bands]
         if unused:
             raise UnknownBand(f"these weights do not use {', '.join(unused)}; leave out those channels; used: {', '.join(self.bands)}")
-        queries = self.resolve(classes)
-        requests = [Request(each.target, each.instruction) for each in queries]
+        asked = self.resolve(classes)
+        names = self._answered({part for query in asked for part in query.parts})
+        wordings = {query.target: query.instruction for query in asked if len(query.parts) == 1}
+        prompts = self.processor.prompts([[Request(name, wordings.get(name, "")) for name in names]])
+        terms = self.processor.lexicon.terms
+        queries = Queries(
+            tuple(names.index(terms[name].parent) if terms[name].parent else None for name in names),
+            tuple(tuple(names.index(part) for part in query.parts) for query in asked),
+        )
         offsets = {each["name"]: float(each.get("offset", 0.0)) for each in self.config.classes}
-        planner = Planner(self.model, self.processor.prompts([requests]), bands, [offsets[each.target] for each in queries])
-        return planner.eval().to(self.device)
+        return Planner(self.model, prompts, bands, [offsets[name] for name in names], queries).eval().to(self.device)
+
+    def _answered(self, parts: set[str]) -> list[str]:
+        """Return what has to be answered for some classes: all roots, and all kinds of each root of which a kind is asked."""
+        lexicon = self.processor.lexicon
+        split = {lexicon.terms[part].parent for part in parts} - {""}
+        return [*lexicon.roots, *(child for root in lexicon.roots if root in split for child in lexicon.children(root))]
 
     @torch.inference_mode()
     def segment(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Segmentation:
@@ -237,22 +312,45 @@ class Spex:
         values, names = values[:, used], tuple(bands[i] for i in used)
         planner = self.planner(names, queries)
         chips = [self._chip(planner, chip) for chip in values]
-        return Segmentation(np.stack([p for p, _ in chips]), np.stack([s for _, s in chips]), queries, values, names)
+        return Segmentation(np.stack([p for p, _ in chips]), np.stack([s for _, s in chips]), queries, values, names, self._overlaps(queries))
+
+    def generate(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Generation:
+        """Return what `segment` returns, and what the language model itself writes about each chip and class, checked against the mask.
+
+        Takes and raises what `segment` does. Numbers in the texts are computed; a text of which a statement does not hold comes back flagged. For
+        texts that are computed throughout, use `Segmentation.explain`.
+        """
+        result = self.segment(reflectance, bands, classes)
+        return Generation(result, tuple(self._texts(result, index) for index in range(len(result.probabilities))))
+
+    def _texts(self, result: Segmentation, index: int) -> tuple[FreeText, ...]:
+        chip, counted = result.reflectance[index], result.statistics(index)
+        if max(chip.shape[1:]) > LARGEST_CHIP:
+            reason = f"the language model reads chips of up to {LARGEST_CHIP} pixels a side; cut the image, or use Segmentation.explain"
+            return (unwritten(reason),) * len(result.classes)
+        return tuple(self._tell(chip, result.bands, query, counted, k) for k, query in enumerate(result.classes))
 
     @torch.inference_mode()
-    def tell(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> list[str]:
-        """Return what the language model itself writes about one chip (C, H, W), one text per class: the canonical answer and its description.
-
-        Percentages in it are the language model's impression; for numbers that are computed, use `Segmentation.explain`.
-        """
-        chip = check_reflectance(np.asarray(reflectance)[None], bands)[0]
-        check_bands(bands, self.required_bands)
-        return [self._tell(chip, bands, query) for query in self.resolve(classes)]
-
-    def _tell(self, chip: NDArray[np.float32], bands: Sequence[str], query: ClassQuery) -> str:
+    def _tell(self, chip: NDArray[np.float32], bands: Sequence[str], query: ClassQuery, counted: ChipStatistics, k: int) -> FreeText:
+        if len(query.parts) > 1:
+            return unwritten(f"the language model writes about single classes; ask for {' and '.join(query.parts)}")
         prompts = self.processor.prompts([[Request(query.target, query.instruction)]]).to(self.device)
         written = self.model.generate_text(self._padded(chip), prompts, bands, self.processor.end)[0][0]
-        return self.processor.text([*prompts.tokens[prompts.answer].tolist(), *written])
+        mask = MaskOfClass.of(self.processor.lexicon.terms[query.target].phrase, counted.mask(k), counted.valid)
+        return free_text(self.processor.text([*prompts.tokens[prompts.answer].tolist(), *written]), mask)
+
+    def occlude(self, result: Segmentation, index: int) -> dict[str, NDArray[np.float32]]:
+        """Return, by band, the probabilities (K, H, W) of chip `index` when that band is hidden; bands that the weights require are left out.
+
+        It costs a `segment` a band. `Segmentation.explain` says with it where a class is mapped because of a band.
+        """
+        hidden = {}
+        for band_name in result.bands:
+            rest = [each for each in result.bands if each != band_name]
+            if rest and all(channel_of(each, rest) is not None for each in self.required_bands):
+                chip = result.reflectance[index][None, [result.bands.index(each) for each in rest]]
+                hidden[band_name] = self.segment(chip, rest, result.classes).probabilities[0]
+        return hidden
 
     def _chip(self, planner: Planner, chip: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return probabilities (K, H, W) and presence (K,) of one chip (C, H, W)."""

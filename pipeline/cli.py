@@ -35,6 +35,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+spie = typer.Typer(help="Data sets of instructions, answers and masks.", no_args_is_help=True)
+app.add_typer(spie, name="spie")
+
 Job = Annotated[str, typer.Argument(metavar="JOB", help="Job file: path or URL.")]
 Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of a job: path or URL.")]
 Overrides = Annotated[
@@ -189,6 +192,38 @@ def validate(
     return FAILED if report.problems else DONE
 
 
+@app.command("import-official")
+@_command
+def import_official(
+    checkpoint: Annotated[Path, typer.Argument(metavar="PATH", help="The published checkpoint: a folder or one file, safetensors or PyTorch.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the model; must not exist or be empty.")],
+    bands: Annotated[str, typer.Option(metavar="NAMES", help="blue,green,red,nir,...: a stem for any bands, to be trained on these.")] = "",
+) -> int:
+    """Turn the published SPEX checkpoint into a model folder; refuse it unless every key fits."""
+    from engine.official import import_official as import_checkpoint
+
+    typer.echo(f"wrote {import_checkpoint(checkpoint, out, bands=[name for name in bands.split(',') if name])}")
+    return DONE
+
+
+@app.command()
+@_command
+def explain(
+    output: Output,
+    at: Annotated[str, typer.Option("--at", metavar="LON,LAT", help="The place, in degrees.")],
+    as_json: AsJson = False,
+) -> int:
+    """Print what an output says of a place: class, confidence, scene and date, quality, and the text."""
+    from pipeline.explain import explain_place, in_words, parse_place
+
+    places = explain_place(output, *parse_place(at))
+    if as_json:
+        _echo_json([asdict(place) for place in places])
+    else:
+        typer.echo("\n\n".join(in_words(place) for place in places))
+    return DONE
+
+
 @app.command()
 @_command
 def schema() -> int:
@@ -196,6 +231,63 @@ def schema() -> int:
     from pipeline.job import job_schema
 
     _echo_json(job_schema())
+    return DONE
+
+
+@app.command()
+@_command
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="Training file: path or URL; examples/train has some.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for state, logs and model; the same command goes on from it.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Wins over the file; dotted keys, values in YAML; may be repeated.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that share each batch, by Ray Train.")] = 1,
+    address: Annotated[str | None, typer.Option(metavar="URL", help="Ray cluster; default this machine alone.")] = None,
+) -> int:
+    """Train a model in stages, or fine-tune one on chips of your own."""
+    from pipeline.training_file import load_training
+
+    spec = load_training(config, overrides or ())
+    _log_to_stderr()
+    from engine.training.train import train as train_stages
+
+    if not train_stages(spec, out, workers, address):
+        raise Terminated
+    typer.echo(f"trained {out}; map with it: set model: {out} in a job file")
+    return DONE
+
+
+@app.command()
+@_command
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, URL, shipped name or Hugging Face id of a SPEX.")],
+    data: Annotated[Path, typer.Option("--data", metavar="CHIPS", help="Labelled chips: an .npz, a folder of such, or a folder of GeoTIFF pairs.")],
+    split: Annotated[str, typer.Option(help="Which part of the chips.")] = "val",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for evaluation.json, index.html and tables.md.")] = Path("evaluation"),
+    bands: Annotated[
+        list[str] | None, typer.Option(metavar="SET", help="Band set such as rgb+nir; may be repeated, the first is the main one.")
+    ] = None,
+    arms: Annotated[
+        str, typer.Option(metavar="NAMES", help="Attributes in the prompt: none, index, labels, shuffled.")
+    ] = "none,index,labels,shuffled",
+    baselines: Annotated[str, typer.Option(metavar="NAMES", help="thresholds, boosting, unet; trained in this run.")] = "",
+    unet_steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the U-Net; default those of spex-small.")] = None,
+    train: Annotated[Path | None, typer.Option(metavar="CHIPS", help="Where the baselines learn; default the split train of CHIPS.")] = None,
+    without: Annotated[list[str] | None, typer.Option(metavar="CHIP", help="Report with and without this chip; may be repeated.")] = None,
+    kinds: Annotated[bool, typer.Option("--kinds", help="Score the kinds of vegetation in place of vegetation.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the baselines and the shuffled arm.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch.")] = None,
+) -> int:
+    """Measure a model on labelled chips, with intervals over places, beside baselines."""
+    from engine.evaluation.command import UNET_STEPS, Evaluation, evaluate, named
+
+    _log_to_stderr()
+    steps, methods = unet_steps or UNET_STEPS, named(baselines)
+    evaluate(Evaluation(model, data, split, out, tuple(bands or ()), named(arms), methods, steps, train, without, seed, device, threads, kinds))
+    typer.echo((out / "tables.md").read_text(encoding="utf-8"))
+    typer.echo(f"wrote {out / 'index.html'}, {out / 'evaluation.json'} and {out / 'tables.md'}")
     return DONE
 
 
@@ -211,6 +303,76 @@ def demo(
 
     made = write_demo(directory, SEED if seed is None else seed, SIZE if size is None else size)
     typer.echo(f"wrote a simulated catalog to {made.directory}; map it with: spexmap run {made.job}")
+    return DONE
+
+
+@spie.command("build")
+@_command
+def spie_build(
+    imagery: Annotated[list[str], typer.Argument(metavar="IMAGERY...", help="GeoTIFF or .npz files, folders of them, or patterns.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; must not hold anything.")],
+    bands: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAMES", help="Canonical names in the order of the channels (- for one not used), or KEY=NAME; default: descriptions."),
+    ] = None,
+    scale: Annotated[str | None, typer.Option(metavar="NUMBER", help="Reflectance = number * scale + offset; such as 0.0001 or 1/255.")] = None,
+    offset: Annotated[str | None, typer.Option(metavar="NUMBER", help="See --scale.")] = None,
+    nodata: Annotated[float | None, typer.Option(help="Stored number without data; default: what the file says.")] = None,
+    labels: Annotated[str | None, typer.Option(metavar="PATH", help="Raster of codes, vector file, folder, or array of the .npz.")] = None,
+    label_field: Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of a vector file that holds the codes of --classes.")] = None,
+    classes: Annotated[list[str] | None, typer.Option(metavar="CLASSES", help="water,vegetation ...; with labels 80=water,50=building ...")] = None,
+    source: Annotated[str, typer.Option(metavar="SOURCE", help="What the attributes in instructions come from: index, labels or none.")] = "index",
+    chip: Annotated[int, typer.Option(metavar="PIXELS", help="Side of a chip.")] = 512,
+    stride: Annotated[int, typer.Option(metavar="PIXELS", help="Step between chips of a block.")] = 384,
+    block: Annotated[int, typer.Option(metavar="CHIPS", help="Chips along a block; chips overlap within blocks only.")] = 2,
+    resolution: Annotated[float | None, typer.Option(metavar="METRES", help="Side of a pixel, where imagery has no georeference.")] = None,
+    reference: Annotated[
+        float | None, typer.Option(metavar="METRES", help="Opening, closing, minimum area: 1, 2, 50 pixels of this; default: the coarsest image's.")
+    ] = None,
+    size_reference: Annotated[
+        float | None, typer.Option(metavar="M2", help="Area of which size words are shares; default: the valid area of each chip.")
+    ] = None,
+    indices: Annotated[list[str] | None, typer.Option(metavar="NAMES", help="Indices of spyndex to average over masks; all needed.")] = None,
+    clouds: Annotated[str | None, typer.Option(metavar="PATH", help="Raster of codes, or the end of its name beside the image, such as SCL.")] = None,
+    cloud_values: Annotated[list[str] | None, typer.Option(metavar="CODES", help="Codes that mask a pixel, such as 3,8,9,10.")] = None,
+    cloud_bits: Annotated[list[str] | None, typer.Option(metavar="BITS", help="Bits, from 0, that mask a pixel, such as 1,3.")] = None,
+    minimum_valid: Annotated[float, typer.Option("--min-valid", metavar="SHARE", help="Chips with fewer valid pixels are left out.")] = 0.1,
+    val_share: Annotated[float, typer.Option(metavar="SHARE", help="Share of the chips in the split val, whole places at a time.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Another seed is another split.")] = 0,
+    reflectance: Annotated[bool, typer.Option(help="Write the chips as multi-band GeoTIFFs too.")] = True,
+    title: Annotated[str, typer.Option(help="Heading of the data card.")] = "SPIE data set",
+    terms: Annotated[str, typer.Option(help="Licences and attributions of imagery and labels, for the data card.")] = "",
+) -> int:
+    """Make a data set of instructions, answers and masks from any imagery, with or without labels."""
+    from engine.spie import dataset
+    from engine.spie.chips import Cutting
+
+    _log_to_stderr()
+    options = dataset.BuildOptions(
+        imagery=tuple(imagery),
+        bands=dataset.words_of(bands),
+        calibration=dataset.calibration(scale, offset, nodata),
+        labels=labels,
+        label_field=label_field,
+        classes=dataset.words_of(classes),
+        source=source,
+        cutting=Cutting(chip, stride, block),
+        resolution=resolution,
+        reference=reference,
+        size_reference_m2=size_reference,
+        indices=dataset.words_of(indices),
+        clouds=clouds,
+        cloud_values=dataset.codes_of(cloud_values),
+        cloud_bits=dataset.codes_of(cloud_bits),
+        minimum_valid=minimum_valid,
+        val_share=val_share,
+        seed=seed,
+        reflectance=reflectance,
+        title=title,
+        terms=terms,
+    )
+    built = dataset.build(options, out)
+    typer.echo(f"wrote {built.samples} samples of {built.chips} chips to {built.directory}")
     return DONE
 
 

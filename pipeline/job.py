@@ -280,12 +280,12 @@ def load_job(path: str | Path, overrides: Sequence[str] = ()) -> JobSpec:
         The file or an override is wrong; the message names file, line and key.
     """
     name = str(path)
-    data, lines = load_with_lines(_read(name), name)
+    data, lines = load_with_lines(read_text(name), name)
     if data is None:
         raise JobError(f"{name} is empty; `spexmap demo DIR` writes a job file to begin with")
     if not isinstance(data, dict):
         raise JobError(f"{name} line 1: a job file is a mapping of keys such as `name: styria`, this is a {_kind(data)}")
-    overridden = {_override(data, text) for text in overrides}
+    overridden = {override(data, text) for text in overrides}
     written = Written(name, lines, frozenset(overridden))
     try:
         job = JobSpec.model_validate(data)
@@ -304,24 +304,26 @@ def job_schema() -> dict[str, Any]:
     return schema
 
 
-def _read(name: str) -> str:
+def read_text(name: str, kind: str = "job file") -> str:
+    """Return the text of a local file or URL; raises JobError where there is none, or it cannot be a file of that kind."""
     try:
         with fsspec.open(name, "rb") as stream:
             content: bytes = stream.read(LARGEST + 1)
     except FileNotFoundError:
-        raise JobError(f"there is no job file {name}; `spexmap demo DIR` writes one to begin with") from None
+        hint = "; `spexmap demo DIR` writes one to begin with" if kind == "job file" else ""
+        raise JobError(f"there is no {kind} {name}{hint}") from None
     except (OSError, ValueError, ImportError) as error:
-        raise JobError(f"the job file {name} cannot be read: {error}") from None
+        raise JobError(f"the {kind} {name} cannot be read: {error}") from None
     if len(content) > LARGEST:
-        raise JobError(f"{name} is larger than a job file can be ({LARGEST} bytes); is it the right file?")
+        raise JobError(f"{name} is larger than a {kind} can be ({LARGEST} bytes); is it the right file?")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise JobError(f"{name} is not UTF-8 text (byte {error.start}); is it the right file?") from None
 
 
-def _override(data: dict[str, Any], text: str) -> tuple[str, ...]:
-    """Put one ``key=value`` into `data` and return its path."""
+def override(data: dict[str, Any], text: str) -> tuple[str, ...]:
+    """Put one ``key=value`` into `data` and return its path; raises JobError where it is not of that form."""
     key, separator, value = text.partition("=")
     path = tuple(part.strip() for part in key.split("."))
     if not separator or not all(path):

@@ -63,7 +63,7 @@ def _sentence(error: ErrorDetails, root: type[BaseModel]) -> str:
     if kind == "extra_forbidden":
         return f"unknown key; {_suggestion(str(location[-1]), location[:-1], root)}"
     if kind == "missing":
-        return "this key is missing; every job needs it"
+        return "this key is missing, and it has no default"
     if kind in ("model_type", "dict_type"):
         return f"must be a mapping of {', '.join(_keys(location, root))}" if kind == "model_type" else "must be a mapping of names to values"
     if kind == "string_pattern_mismatch":

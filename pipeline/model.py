@@ -29,7 +29,7 @@ class JobModel:
 def inspect_model(job: JobSpec) -> JobModel:
     """Return the facts of the job's model; raises the engine's errors where there is no such model or it does not know a class."""
     spex = Spex.load(job.model, device="cpu")
-    resolved = spex.resolve([_asked(item) for item in job.classes])
+    resolved = spex.resolve([_asked(item) for item in job.classes], disjoint=True)
     classes = tuple(replace(query, name=item.name) for item, query in zip(job.classes, resolved, strict=True))
     card = spex.model_card
     return JobModel(

@@ -163,7 +163,8 @@ class Segmenter:
             planes = self._executor.segment(block.numbers, outer.top, outer.left, (box.top, box.left, box.bottom, box.right))
         inner = box.within(outer)
         clipped = self._clip(unit, box, planes, block, inner)
-        statistics = count_block(clipped, block.numbers[(slice(None), *inner)], self._settings.bands, box, self._areas)
+        seconds = {"runner_up": self._codes[planes.runner_up], "margin": planes.margin} if self._executor.n_classes > 1 else {}
+        statistics = count_block(clipped | seconds, block.numbers[(slice(None), *inner)], self._settings.bands, box, self._areas)
         return StagedBlock(box, clipped, statistics)
 
     def _clip(self, unit: Unit, box: PixelBox, planes: Planes, block: Block, inner: tuple[slice, slice]) -> dict[str, NDArray[Any]]:

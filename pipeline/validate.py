@@ -219,13 +219,22 @@ class _Walk:
                     self._try(targets[key], overview_problems, name)
             if all(key in local for key in RASTERS):
                 self._try(path, pixel_problems, local, item)
+                self._explanation(path, item, local)
+
+    def _explanation(self, path: str, item: Mapping[str, Any], local: Mapping[str, str]) -> None:
+        """Check what the explanation says against the rasters, where there is one and the collection says which grid they lie on."""
+        series = self._documents.get(collection_path(path.split("/")[0]), {}).get("spexmap:series", {})
+        if "explanation" in local and "grid" in series:
+            from pipeline.explanation_problems import explanation_problems  # loads PyTorch
+
+            self._try(path.removesuffix(".json") + "_explanation.json", explanation_problems, local, item, series)
 
     def _try(self, path: str, check: Any, *arguments: Any) -> None:
         """Report what `check` yields, and if it cannot read the file, that."""
         try:
             for problem in check(*arguments):
                 self._report(path, problem)
-        except (RasterioError, OSError, ValueError, TypeError) as error:
+        except (RasterioError, OSError, ValueError, TypeError, KeyError) as error:
             self._report(path, f"cannot be read: {type(error).__name__}: {error}")
 
     def _checksum(self, target: str, name: str, said: str | None) -> None:

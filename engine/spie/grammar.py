@@ -9,18 +9,12 @@ import numpy as np
 
 from engine.spie.regions import Region
 
-INSTRUCTIONS = (
-    "Segment the {name}.",
-    "Segment all {name} in this image.",
-    "Show the {name}.",
-    "Map the {name}.",
-    "Where is {name}?",
-    "Mark every pixel of {name}.",
-    "Extract the {name} from this scene.",
-    "Find {name}.",
-    "Outline the {name} on the basis of the spectral bands.",
-    "Describe the {name} regions and show their mask.",
-)
+VERBS = ("Segment", "Map", "Show", "Find", "Mark", "Extract", "Outline", "Identify", "Highlight", "Locate")
+OBJECTS = ("the {name}", "all {name}", "{name}", "every pixel of {name}", "all areas of {name}", "the {name} regions")
+PLACES = ("", " in this image", " in this scene", " here", " on the basis of the spectral bands", " and show their mask")
+QUESTIONS = ("Where is {name}?", "Is there any {name}?", "Which pixels are {name}?", "Describe the {name} regions and show their mask.")
+INSTRUCTIONS = (*(f"{verb} {what}{where}." for verb in VERBS for what in OBJECTS for where in PLACES), *QUESTIONS)
+"""Every instruction of the grammar; the first is the canonical one."""
 
 
 def canonical_instruction(phrase: str) -> str:
@@ -28,9 +22,11 @@ def canonical_instruction(phrase: str) -> str:
     return INSTRUCTIONS[0].format(name=phrase)
 
 
-def training_instruction(phrase: str, generator: np.random.Generator) -> str:
-    """Return one of the instructions at random."""
-    return str(generator.choice(INSTRUCTIONS)).format(name=phrase)
+def training_instruction(phrase: str, generator: np.random.Generator, canonical: float = 0.3) -> str:
+    """Return the canonical instruction with a chance, else one of all at random."""
+    if generator.random() < canonical:
+        return canonical_instruction(phrase)
+    return str(INSTRUCTIONS[int(generator.integers(len(INSTRUCTIONS)))]).format(name=phrase)
 
 
 def canonical_answer(phrase: str) -> str:
@@ -58,10 +54,13 @@ def _rounded(point: Sequence[float]) -> list[float]:
     return [round(value, 3) for value in point]
 
 
+SHARE_SLOT = "[share]"
+"""Stands where code writes the computed share; the language model itself never writes a number."""
+
+
 def describe_regions(phrase: str, share: float, regions: Sequence[Region]) -> str:
-    """Return the description that follows a canonical answer: how much there is (share 0..1 of the valid pixels) and where the largest lies."""
+    """Return the description that follows a canonical answer: whether there is any (share 0..1 of the valid pixels) and where the largest lies."""
     if not regions:
         return f" There is hardly any {phrase}." if share else f" There is no {phrase}."
     largest = regions[0]
-    percent = "less than 1" if share < 0.01 else str(round(100 * share))
-    return f" It covers {percent} percent. The largest region is {largest.size}, {largest.location}."
+    return f" It covers {SHARE_SLOT} of the image. The largest region is {largest.size}, {largest.location}."

@@ -16,18 +16,18 @@ TEN = ("blue", "green", "red", *RED_EDGE, "nir", "nir08", "swir16", "swir22")
 SIX = TRAINING_BANDS
 
 SENSORS: tuple[tuple[float, tuple[str, ...]], ...] = (
-    (0.40, ("blue", "green", "red", "nir")),
-    (0.10, ("blue", "green", "red")),
-    (0.20, SIX),
+    (0.33, ("blue", "green", "red", "nir")),
+    (0.20, ("blue", "green", "red")),
+    (0.18, SIX),
     (0.08, ("blue", "green", "red", "nir", "swir16")),
     (0.04, ("blue", "green", "red", "nir08", "swir16", "swir22")),
-    (0.15, TEN),
+    (0.14, TEN),
     (0.03, tuple(name for name in TEN if name not in RED_EDGE)),
 )
 """How often training sees the band set of each kind of sensor."""
 
-SCALES = ((0.62, 1.0), (0.14, 0.5), (0.05, 0.25), (0.19, 2.0))
-"""Chance and factor: 2 enlarges a quarter of a chip (finer pixels), 0.5 tiles four shrunken chips (coarser pixels)."""
+SCALES = ((0.60, 1.0), (0.13, 0.5), (0.05, 0.25), (0.17, 2.0), (0.05, 4.0))
+"""Chance and factor: 2 enlarges a quarter of a chip (finer pixels), 4 a sixteenth, 0.5 tiles four shrunken chips (coarser pixels)."""
 
 _COARSE = (*RED_EDGE, "nir08", "swir16", "swir22")
 """Bands that Sentinel-2 sees at half the resolution."""
@@ -35,7 +35,7 @@ _COARSE = (*RED_EDGE, "nir08", "swir16", "swir22")
 
 @dataclass(frozen=True)
 class Sample:
-    """One training chip: reflectance (C, H, W) with NaN = no data, labels (H, W) with 255 = ignored."""
+    """One training chip: reflectance (C, H, W) with NaN = no data, detailed labels (H, W) with 255 = ignored."""
 
     reflectance: NDArray[np.float32]
     labels: NDArray[np.uint8]

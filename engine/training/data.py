@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 CLASSES = ("vegetation", "building", "water", "bare")
+"""The roots; a label is an index into them."""
+KINDS = ("tree_cover", "cropland", "grass_or_shrub", "wetland")
+"""Kinds of vegetation."""
+LEAVES = (*CLASSES, *KINDS)
+"""What a detailed label is an index into: a root other than vegetation, a kind of vegetation, or vegetation of no known kind."""
 IGNORE = 255
 CHIP_BANDS = ("coastal", "blue", "green", "red", "nir", "swir16", "swir22")
 """Channels of the chip files, in order."""
 
 WORLDCOVER = {10: 0, 20: 0, 30: 0, 40: 0, 90: 0, 95: 0, 100: 0, 50: 1, 60: 3, 80: 2}
 """Class index of each WorldCover code; other codes (snow and ice) are ignored."""
+
+WORLDCOVER_KINDS = {10: 4, 40: 5, 20: 6, 30: 6, 90: 7, 95: 7}
+"""Index into `LEAVES` of the WorldCover codes that are a kind of vegetation."""
+
+ROOT_OF = np.full(256, IGNORE, np.uint8)
+"""Index into `CLASSES` of each detailed label."""
+ROOT_OF[: len(LEAVES)] = [*range(len(CLASSES)), *[0] * len(KINDS)]
 
 _CLOUD_OR_SHADOW, _FMASK_WATER = 0b1010, 0b100000
 
@@ -29,6 +41,8 @@ class Chips:
     """(N, H, W): index into `CLASSES`, 255 ignored (cloud, shadow, snow)."""
     clean: NDArray[np.uint8]
     """The same with labels that contradict the spectra ignored too."""
+    leaves: NDArray[np.uint8]
+    """(N, H, W): the clean labels in detail, index into `LEAVES`, 255 ignored."""
     place: NDArray[np.int16]
     """(N,): chips of one place overlap on the ground."""
     chip_id: NDArray[np.int64]
@@ -39,7 +53,7 @@ class Chips:
 
     def at(self, index: NDArray[np.intp]) -> Chips:
         """Return the chips of an index array."""
-        return Chips(self.reflectance[index], self.labels[index], self.clean[index], self.place[index], self.chip_id[index])
+        return Chips(*(getattr(self, each.name)[index] for each in fields(self)))
 
 
 TRAINING_BANDS = CHIP_BANDS[1:]
@@ -56,7 +70,10 @@ def load_chips(path: Path) -> Chips:
         lookup[code] = index
     labels = lookup[cover]
     labels[(qa & _CLOUD_OR_SHADOW) != 0] = IGNORE
-    return Chips(reflectance[:, 1:], labels, clean_labels(labels, reflectance, (qa & _FMASK_WATER) != 0), place, chip_id)
+    clean = clean_labels(labels, reflectance, (qa & _FMASK_WATER) != 0)
+    kinds = np.zeros(256, np.uint8)
+    kinds[list(WORLDCOVER_KINDS)] = list(WORLDCOVER_KINDS.values())
+    return Chips(reflectance[:, 1:], labels, clean, np.where(clean == 0, kinds[cover], clean), place, chip_id)
 
 
 def clean_labels(labels: NDArray[np.uint8], reflectance: NDArray[np.float32], fmask_water: NDArray[np.bool_]) -> NDArray[np.uint8]:

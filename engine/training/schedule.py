@@ -14,8 +14,9 @@ def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> flo
     return peak * 0.5 * (1.0 + math.cos(math.pi * (step - warm_up) / max(steps - warm_up, 1)))
 
 
-def new_optimizer(model: torch.nn.Module, rate: float) -> torch.optim.AdamW:
-    """Return AdamW with weight decay on matrices only."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    return torch.optim.AdamW([{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98))
+def new_optimizer(model: torch.nn.Module, rate: float, weight_decay: float = 0.05) -> torch.optim.AdamW:
+    """Return AdamW over the parameters that are not frozen, with weight decay on matrices only."""
+    free = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in free if p.ndim > 1], [p for p in free if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=(0.9, 0.98))

@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from engine.training.augment import Sample
-from engine.training.data import CLASSES
+from engine.training.data import LEAVES
 
 PATH = np.array([0.068, 0.032, 0.017, 0.006, 0.001, 0.0], np.float32)
 TRANSMISSION = np.array([0.82, 0.87, 0.92, 0.96, 0.97, 0.97], np.float32)
 """Blue, green, red, nir, swir16 and swir22 of a clear sky over Europe."""
 
-SURVEYED = {"vegetation": (3, 4, 5, 8), "building": (1,), "water": (6,), "bare": (2,)}
-"""Codes of the survey that are each class: cropland, grassland, shrubland and woodland; artificial; water; bare."""
+SURVEYED = {"vegetation": (3, 4, 5, 8), "building": (1,), "water": (6,), "bare": (2,), "wetland": (7,)}
+"""Codes of the survey that are each class: cropland, grassland, shrubland and woodland; artificial; water; bare; wetland. The median of a year
+does not show what kind of vegetation a field is on one day, so the other kinds are not painted."""
 
-SHARES = {"vegetation": 0.15, "building": 0.20, "water": 0.25, "bare": 0.40}
+SHARES = {"vegetation": 0.12, "building": 0.20, "water": 0.27, "bare": 0.37, "wetland": 0.04}
 """How often a painted patch is of each class."""
 
 PLANTS_BETWEEN = {"building": 0.8}
@@ -39,7 +40,7 @@ _SNOW_NDSI, _BARE_NDVI, _PLANTS_NDVI = 0.1, 0.16, 0.25
 
 @dataclass(frozen=True)
 class Survey:
-    """Spectra (n, 6) near surface reflectance of each class of `CLASSES`."""
+    """Spectra (n, 6) near surface reflectance of the classes of `SHARES`, in their order."""
 
     spectra: tuple[NDArray[np.float32], ...]
 
@@ -52,18 +53,20 @@ class Survey:
         return sample
 
     def _paint_patch(self, sample: Sample, generator: np.random.Generator) -> Sample:
-        index = int(generator.choice(len(CLASSES), p=[SHARES[name] for name in CLASSES]))
+        index = int(generator.choice(len(SHARES), p=list(SHARES.values())))
         cover = blob(sample.labels.shape, generator)
         material = self._material(index, sample.labels.shape, generator)
         reflectance = sample.reflectance * (1 - cover) + material * cover
-        return Sample(reflectance.astype(np.float32), np.where(cover > 0.5, np.uint8(index), sample.labels))
+        leaf = LEAVES.index(list(SHARES)[index])
+        return Sample(reflectance.astype(np.float32), np.where(cover > 0.5, np.uint8(leaf), sample.labels))
 
     def _material(self, index: int, shape: tuple[int, ...], generator: np.random.Generator) -> NDArray[np.float32]:
         """Return a surface (6, H, W) that mixes two spectra of the class, rough from pixel to pixel."""
+        name = list(SHARES)[index]
         first, second = self.spectra[index][generator.integers(len(self.spectra[index]), size=2)]
-        if generator.random() < PLANTS_BETWEEN.get(CLASSES[index], 0.0):
+        if generator.random() < PLANTS_BETWEEN.get(name, 0.0):
             second = 0.5 * first + 0.5 * self.spectra[0][generator.integers(len(self.spectra[0]))]
-        if CLASSES[index] == "water" and generator.random() < TURBID:
+        if name == "water" and generator.random() < TURBID:
             first = first + generator.uniform(0.0, 0.5) * SEDIMENT
         share = ndimage.gaussian_filter(generator.standard_normal(shape), generator.uniform(0.3, 4.0), mode="wrap")
         share = np.clip(0.5 + 0.5 * share / (share.std() + 1e-9), 0, 1)
@@ -85,6 +88,6 @@ def load_survey(path: Path) -> Survey:
     surface = np.clip((toa - PATH) / TRANSMISSION, 0.0, 1.2).astype(np.float32)
     _, green, red, nir, swir, _ = surface.T
     ndvi, ndsi = (nir - red) / np.maximum(nir + red, 0.01), (green - swir) / np.maximum(green + swir, 0.01)
-    keep = {"bare": (ndvi < _BARE_NDVI) & (ndsi < _SNOW_NDSI), "water": ndvi < 0.0, "vegetation": ndvi > _PLANTS_NDVI}
+    keep = {"bare": (ndvi < _BARE_NDVI) & (ndsi < _SNOW_NDSI), "water": ndvi < 0.0, "vegetation": ndvi > _PLANTS_NDVI, "wetland": ndvi > _PLANTS_NDVI}
     everywhere = np.ones(len(cover), bool)
-    return Survey(tuple(surface[np.isin(cover, SURVEYED[name]) & keep.get(name, everywhere)] for name in CLASSES))
+    return Survey(tuple(surface[np.isin(cover, SURVEYED[name]) & keep.get(name, everywhere)] for name in SHARES))

@@ -79,6 +79,8 @@ def test_a_pixel_gets_the_same_bytes_in_any_block(executor: BlockExecutor, whole
     cut = slice(top + 40, bottom + 40), slice(left + 40, right + 40)
     assert part.landcover.tobytes() == whole.landcover[cut].tobytes()
     assert part.confidence.tobytes() == whole.confidence[cut].tobytes()
+    assert part.runner_up.tobytes() == whole.runner_up[cut].tobytes()
+    assert part.margin.tobytes() == whole.margin[cut].tobytes()
 
 
 @pytest.mark.parametrize("stride", [5, 11, 24])
@@ -175,3 +177,21 @@ def test_a_block_without_its_halo_is_refused(inner: tuple[int, int, int, int]) -
 
 def test_device_memory_follows_the_published_formula() -> None:
     assert device_bytes(2880, 10, 4, 8, 320, 256, 1000) == 2880**2 * (2 * 10 * 2 + 4 * 4 + 2) + 8 * (4 * 10 * 320**2 + 4 * 4 * 320**2 + 1000)
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "second", "margin"),
+    [
+        ((0.6, 0.3, 0.1), 2, 30),
+        ((0.1, 0.3, 0.6), 2, 30),
+        ((0.1, 0.6, 0.3), 3, 30),
+        ((0.25, 0.5, 0.25), 1, 25),
+        ((0.4, 0.4, 0.2), 2, 0),
+        ((0.9,), 0, 90),
+    ],
+)
+def test_the_class_that_came_second_is_told_and_by_how_much(probabilities: tuple[float, ...], second: int, margin: int) -> None:
+    planes = segment(BlockExecutor(Constant(*probabilities), len(probabilities), [0.3] * len(probabilities), WINDOW, STRIDE), 0, 0, 20, 20)
+    valid = planes.landcover != 0
+    assert set(np.unique(planes.runner_up[valid])) == {second} and not planes.runner_up[~valid].any()
+    assert (abs(planes.margin[valid].astype(int) - margin) <= 1).all() and not planes.margin[~valid].any()

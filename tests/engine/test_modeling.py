@@ -8,10 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.modeling import Prompts, condensation_weights, packed_mask, probabilities
+from engine.modeling import Prompts, condensation_weights, packed_mask
+from engine.planner import probabilities
 from engine.processing import Request
 from engine.training.augment import Sample
-from engine.training.batches import ask
+from engine.training.batches import ask, prior_text
 
 RGBN = ("blue", "green", "red", "nir")
 ALL = ("vegetation", "building", "water", "bare")
@@ -65,7 +66,7 @@ def test_the_label_cannot_reach_the_mask(model, processor):
     rows = []
     for label in (2, 1):
         sample = Sample(image, np.full((64, 64), label, np.uint8))
-        rows.append(processor.prompts([[ask("water", sample, RGBN, processor, True, True, generator(1))]]))
+        rows.append(processor.prompts([[ask("water", sample, processor, prior_text("water", sample, RGBN), True, generator(1))]]))
     assert not torch.equal(rows[0].labels, rows[1].labels) if rows[0].labels.shape == rows[1].labels.shape else True
     length = min(row.tokens.shape[2] for row in rows)
     told = [int((row.labels >= 0).float().argmax()) for row in rows]

@@ -18,17 +18,33 @@ def test_a_near_miss_is_refused_and_the_nearest_word_named(processor, word, near
         processor.lexicon.find(word)
 
 
-@pytest.mark.parametrize("word", ["irrigated fields", "trees", "snow", "", "fire"])
+@pytest.mark.parametrize("word", ["irrigated fields", "dead trees", "snow", "", "fire", "trees or snow", "water, not bare"])
 def test_an_unknown_word_is_refused_with_what_is_known(processor, word):
     with pytest.raises(UnknownClass, match="it knows vegetation, building, water, bare"):
         processor.lexicon.find(word)
 
 
-def test_a_sentence_names_one_class_or_none(processor):
-    assert processor.lexicon.find_in("Please outline the water bodies.") == "water"
-    assert processor.lexicon.find_in("water and buildings") is None
-    assert processor.lexicon.find_in("everything") is None
-    assert processor.lexicon.find_in("barren land near nothing") == "bare"
+def test_a_sentence_names_one_class_or_a_union(processor):
+    assert processor.lexicon.find_in("Please outline the water bodies.") == ("water",)
+    assert processor.lexicon.find_in("Where is grass or shrub or water?") == ("grass_or_shrub", "water")
+    assert processor.lexicon.find_in("Map all water and buildings in this image.") == ("water", "building")
+
+
+@pytest.mark.parametrize(
+    ("sentence", "says"),
+    [("everything", "everything"), ("Segment the irrigated cropland.", "irrigated"), ("water without trees", "excludes"), ("Map it.", "no class")],
+)
+def test_a_sentence_with_words_that_nobody_taught_is_refused(processor, sentence, says):
+    with pytest.raises(UnknownClass, match=says):
+        processor.lexicon.find_in(sentence)
+
+
+def test_unions_are_found_and_kinds_of_a_named_class_left_out(processor):
+    assert processor.lexicon.find_union("trees or water") == ("tree_cover", "water")
+    assert processor.lexicon.find_union("trees_or_water") == ("tree_cover", "water")
+    assert processor.lexicon.find_union("grass or shrub") == ("grass_or_shrub",)
+    assert processor.lexicon.find_union("grass or shrub, and open water") == ("grass_or_shrub", "water")
+    assert processor.lexicon.find_union("trees or vegetation") == ("vegetation",)
 
 
 def test_text_round_trips_through_the_tokenizer(processor):

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine import Spex
 from engine.training.augment import SENSORS, TEN, Sample, as_sensor, draw_sample, other_light, resample, turn, with_gaps
-from engine.training.batches import BatchMaker, positions
-from engine.training.data import CLASSES, IGNORE, TRAINING_BANDS, Chips, clean_labels, load_chips, sampling_weights
-from engine.training.losses import mask_losses, spex_loss
+from engine.training.batches import BatchMaker, described, kind_positions, positions
+from engine.training.data import CLASSES, IGNORE, KINDS, LEAVES, ROOT_OF, TRAINING_BANDS, Chips, clean_labels, load_chips, sampling_weights
+from engine.training.losses import kinds_loss, mask_losses, spex_loss
 from engine.training.rededge import RED_EDGE, RedEdge, fit_red_edge
 from engine.training.schedule import learning_rate, new_optimizer
 from engine.training.survey import Survey, load_survey
-from engine.training.train import Training
 
 NO_RESIDUAL = RedEdge(np.zeros((23, 3)), np.eye(3) * 0.01)
 
@@ -28,7 +26,7 @@ def few() -> Chips:
     labels[:, :, :32] = CLASSES.index("water")
     labels[0, :4] = IGNORE
     spectra = np.where(labels[:, None] == 2, np.float32(0.03), np.float32(0.2)) * generator.uniform(0.9, 1.1, (4, 6, 64, 64)).astype(np.float32)
-    return Chips(spectra, labels, labels.copy(), np.array([0, 0, 0, 1], np.int16), np.arange(4))
+    return Chips(spectra, labels, labels.copy(), np.where(labels == 0, np.uint8(4), labels), np.array([0, 0, 0, 1], np.int16), np.arange(4))
 
 
 def test_floods_called_cropland_and_dry_water_are_ignored():
@@ -62,6 +60,28 @@ def test_the_same_seed_and_step_give_the_same_batch(few, processor):
 def test_a_class_that_is_not_asked_is_other():
     labels = np.array([[0, 1, 2, 3, IGNORE]], np.uint8)
     assert positions(labels, np.array([2, 0])).tolist() == [[1, 2, 0, 2, IGNORE]]
+
+
+def test_every_detailed_label_has_its_root():
+    assert [CLASSES[ROOT_OF[leaf]] for leaf in range(len(LEAVES))] == [*CLASSES, *["vegetation"] * len(KINDS)] and ROOT_OF[IGNORE] == IGNORE
+
+
+def test_kinds_are_asked_of_pixels_whose_kind_is_known():
+    labels = np.array([[0, 2, 4, 5, 7, IGNORE]], np.uint8)
+    assert kind_positions(labels, np.array([1, 3, 0, 2])).tolist() == [[IGNORE, IGNORE, 2, 0, 1, IGNORE]]
+
+
+def test_a_perfect_kind_has_no_loss_and_a_pixel_of_no_kind_none():
+    order, target = torch.tensor([[2, 0]]), torch.tensor([[[0, 1, IGNORE]]])
+    right = torch.tensor([[[[9.0, -9.0, 3.0]], [[-9.0, 9.0, -3.0]]]])
+    assert kinds_loss(right, target, order) < 1e-6 < 5 < kinds_loss(-right, target, order)
+
+
+def test_descriptions_tell_what_the_labels_show_without_a_number():
+    labels = np.full((64, 64), LEAVES.index("cropland"), np.uint8)
+    labels[:16, :16] = LEAVES.index("tree_cover")
+    assert described("tree_cover", labels, "tree cover") == " It covers [share] of the image. The largest region is huge, top-left."
+    assert "huge" in described("vegetation", labels, "vegetation") and described("wetland", labels, "wetland") == " There is no wetland."
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5, 1.0, 2.0])
@@ -127,8 +147,8 @@ def test_a_few_steps_of_training_lower_the_loss(few, processor, model):
     learner = copy.deepcopy(model).requires_grad_(True).train()
     maker = BatchMaker(few, processor, NO_RESIDUAL, batch=2, size=32, seed=0)
     optimizer, losses = new_optimizer(learner, 3e-3), []
-    batch = maker(0)
-    for _ in range(10):
+    batch = next(each for each in map(maker, range(99)) if each.roots == 2)
+    for _ in range(15):
         loss = spex_loss(learner(batch.reflectance, batch.prompts, batch.bands), batch)["loss"]
         loss.backward()
         optimizer.step()
@@ -142,7 +162,7 @@ def test_ten_bands_of_sentinel_2_are_trained():
 
 
 def test_surveyed_patches_bring_their_label_and_their_spectrum(few):
-    spectra = tuple(np.full((3, 6), value, np.float32) for value in (0.4, 0.5, 0.6, 0.7))
+    spectra = tuple(np.full((3, 6), value, np.float32) for value in (0.4, 0.5, 0.6, 0.7, 0.8))
     painted = Survey(spectra).paint(Sample(few.reflectance[1], few.labels[1]), np.random.default_rng(4), chance=1.0)
     changed = np.abs(painted.reflectance - few.reflectance[1]).max(0) > 1e-6
     assert 0.005 < changed.mean() < 0.6 and (painted.labels[~changed] == few.labels[1][~changed]).all()
@@ -154,20 +174,6 @@ def test_surveyed_patches_bring_their_label_and_their_spectrum(few):
 def test_the_survey_has_plausible_surface_spectra(shared_data: Path):
     """Path radiance must be gone: water is dark in the infrared, plants are not bright in blue, and snow is not bare ground."""
     survey = load_survey(shared_data / "spectra" / "lucas-s2-toa.npz")
-    vegetation, building, water, bare = (np.median(each, 0) for each in survey.spectra)
+    vegetation, building, water, bare, _ = (np.median(each, 0) for each in survey.spectra)
     assert water[4] < 0.03 and vegetation[0] < 0.06 and vegetation[3] > 3 * vegetation[2]
     assert bare[4] > bare[1] and len(survey.spectra[3]) > 300 and building[3] < vegetation[3]
-
-
-def test_stopping_saves_and_the_next_run_goes_on(shared_data: Path, tmp_path):
-    """Kill a training and start it again: it goes on from the step that it had reached."""
-    chips = shared_data / "chips"
-    training = Training(chips, tmp_path, steps=3, batch=1, rate=1e-3, seed=0, size=32)
-    training.step = 2
-    training.stop()
-    training.run()
-    again = Training(chips, tmp_path, steps=3, batch=1, rate=1e-3, seed=0, size=32)
-    again.resume()
-    assert again.step == 2
-    again.run()
-    assert again.step == 3 and (tmp_path / "model.safetensors").is_file() and Spex.load(tmp_path, "cpu").bands == TEN

@@ -118,6 +118,68 @@ def test_document_says_class_by_class_what_was_counted() -> None:
     assert document["text"].startswith(rows["vegetation"]["text"])
 
 
+def test_evidence_is_counted_on_both_sides_and_elsewhere() -> None:
+    rows = {row["name"]: row for row in json.loads(explanation_json("item", statistics_of(BOX, 512), CLASSES))["classes"]}
+    water = {entry["index"]: entry for entry in rows["water"]["evidence"]}
+    assert water["MNDWI"] == {
+        "index": "MNDWI",
+        "usual": "above",
+        "limit": 0.0,
+        "usual_percent": 100.0,
+        "unusual_percent": 0.0,
+        "elsewhere_percent": pytest.approx(0),
+        "specific": True,
+    }
+    bare = rows["bare"]["evidence"][0]
+    assert (bare["index"], bare["usual"], bare["usual_percent"]) == ("NDVI", "below", 100.0)
+    assert "100 % of it has MNDWI above 0 (mean 0.67), consistent with water." in rows["water"]["text"]
+
+
+def test_runner_up_is_told_where_the_planes_say_it_and_does_not_depend_on_blocks() -> None:
+    def statistics(side: int) -> TileStatistics:
+        areas, total = PixelAreas(GRID), TileStatistics()
+        for cell in (cell.intersect(BOX) for cell in BOX.lattice(side)):
+            planes, numbers = block_of(cell)
+            x = np.broadcast_to(np.arange(cell.left, cell.right), cell.shape)
+            second = np.where(planes["landcover"] == 1, np.where(x % 4 == 0, 2, 5), 1).astype(np.uint8)
+            margin = np.where(x % 10 == 0, 19, 20).astype(np.uint8)
+            total.add(json.loads(json.dumps(count_block(planes | {"runner_up": second, "margin": margin}, numbers, BANDS, cell, areas))))
+        return total
+
+    small, large = (explanation_json("item", statistics(side), CLASSES) for side in (256, 2560))
+    assert small == large
+    rows = {row["name"]: row for row in json.loads(small)["classes"]}
+    landcover = block_of(BOX)[0]["landcover"]
+    assert rows["water"]["runner_up"]["name"] == "vegetation" and rows["water"]["runner_up"]["percent"] == 100
+    columns = np.broadcast_to(np.arange(BOX.left, BOX.right), BOX.shape)[landcover == 1]
+    assert rows["vegetation"]["runner_up"] == {
+        "name": "bare",
+        "percent": pytest.approx(100 * (columns % 4 != 0).mean(), abs=1e-3),
+        "close_percent": pytest.approx(100 * (columns % 10 == 0).mean(), abs=1e-3),
+    }
+    assert "Second is bare ground on" in rows["vegetation"]["text"]
+
+
+@pytest.mark.parametrize(
+    ("name", "instruction", "told"),
+    [
+        ("lakes", "Segment the water.", "has MNDWI above 0"),
+        ("water_or_bare", "", "has NDVI below 0.25"),
+        ("solar", "Segment the solar panels.", "No spectral index"),
+    ],
+)
+def test_evidence_follows_what_was_asked_not_what_it_is_called(name: str, instruction: str, told: str) -> None:
+    renamed = (CLASSES[0], MapClass(2, name, name.capitalize(), "#2b6cb0", instruction), CLASSES[2])
+    assert told in json.loads(explanation_json("item", statistics_of(BOX, 512), renamed))["classes"][1]["text"]
+
+
+def test_the_scene_is_told_with_what_is_empty_and_why() -> None:
+    statistics = statistics_of(BOX, 512)
+    scene = json.loads(explanation_json("item", statistics, CLASSES))["scene"]
+    assert scene.startswith(f"Scene of {hectares(statistics.mapped_area):,.1f} ha with data: 63 % vegetation, 33 % bare ground")
+    assert scene.endswith("2.5 % of all 720,000 pixels have no data: 2.5 % always cloud or shadow.")
+
+
 def test_class_that_does_not_occur_is_said_to_be_absent() -> None:
     absent = (*CLASSES, MapClass(9, "building", "Buildings", "#d7301f"))
     row = json.loads(explanation_json("item", statistics_of(BOX, 512), absent))["classes"][3]
@@ -133,4 +195,4 @@ def test_tile_without_data_has_an_explanation() -> None:
 
 def test_sentences_of_another_writer_are_kept() -> None:
     document = json.loads(explanation_json("item", statistics_of(BOX, 512), CLASSES, ["A.", "B.", "C."]))
-    assert document["text"] == "A. B. C."
+    assert document["text"] == f"A. B. C. {document['scene']}"

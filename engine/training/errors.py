@@ -1,0 +1,19 @@
+"""Errors of training."""
+
+from spexmap import SpexmapError
+
+
+class TrainingDataError(SpexmapError, ValueError):
+    """Data that training cannot use: missing, of another shape, or labelled in another way than its description says."""
+
+
+class TrainingDiverged(SpexmapError, ArithmeticError):
+    """The loss was not finite for too many steps in a row."""
+
+
+class OtherTraining(SpexmapError, ValueError):
+    """The output folder holds the state of a training with another model, seed or batches."""
+
+
+class MissingPackage(SpexmapError, ImportError):
+    """A package of the extra ``train`` is not installed."""
