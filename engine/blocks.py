@@ -7,7 +7,7 @@ order and windows lie on a global lattice, so a pixel gets the same answer which
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -50,7 +50,8 @@ class BlockExecutor:
     Parameters
     ----------
     planner
-        Module (n, C, window, window) float32 reflectance with NaN = no data -> (n, K, window, window) float32 probabilities 0..1, on `device`.
+        Maps (n, C, window, window) float32 reflectance with NaN = no data to (n, K, window, window) float32 probabilities 0..1, on `device`: a
+        `Planner`, or what `engine.runtimes` makes of one.
     n_classes
         K, at most 254.
     thresholds
@@ -60,7 +61,7 @@ class BlockExecutor:
     batch
         Windows a call of the planner; the last call is filled up, so that the planner always sees this shape. Keep 1 on a CPU.
     device
-        Where to compute; by default where the planner's parameters are.
+        Where to compute; by default where the parameters of a PyTorch planner are, else the CPU.
 
     Raises
     ------
@@ -70,7 +71,7 @@ class BlockExecutor:
 
     def __init__(
         self,
-        planner: nn.Module,
+        planner: Callable[[Tensor], Tensor],
         n_classes: int,
         thresholds: Sequence[float],
         window: int = 320,
@@ -200,8 +201,8 @@ def _sum_dtype(window: int, stride: int) -> torch.dtype:
     return torch.int32 if FULL * blend_total(window, stride) ** 2 < 2**31 else torch.int64
 
 
-def _device_of(planner: nn.Module) -> torch.device:
-    parameter = next(planner.parameters(), None)
+def _device_of(planner: Callable[[Tensor], Tensor]) -> torch.device:
+    parameter = next(planner.parameters(), None) if isinstance(planner, nn.Module) else None
     return torch.device("cpu") if parameter is None else parameter.device
 
 

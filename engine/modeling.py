@@ -231,7 +231,7 @@ class SpexForLandCover(PreTrainedModel):  # type: ignore[no-untyped-call]
     def see(self, reflectance: Tensor, bands: Sequence[str]) -> Seen:
         """Return what the model sees in reflectance (n, C, h, w), NaN = no data; it does not depend on what is asked."""
         valid = (~torch.isnan(reflectance)).any(1, keepdim=True).to(self.dtype)
-        filled = torch.nan_to_num(reflectance, nan=0.15).to(self.dtype)
+        filled = torch.nan_to_num(reflectance, nan=0.15)
         maps = self.backbone(filled.contiguous(memory_format=torch.channels_last), valid, bands)
         aggregated = self.aggregator(maps)
         coarse_valid = F.avg_pool2d(valid, self.config.feature_stride)

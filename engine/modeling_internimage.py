@@ -129,7 +129,7 @@ class DisplayConvolution(nn.Conv2d):
         channels = [channel for name in RGB if (channel := channel_of(name, bands)) is not None]
         mean, scale = (torch.tensor(each, device=reflectance.device, dtype=reflectance.dtype)[:, None, None] for each in (self.mean, self.scale))
         shown = (reflectance[:, channels] / self.white).clamp(0.0, 1.0)
-        return super().forward((shown - mean) / scale * valid)
+        return super().forward(((shown - mean) / scale * valid).to(self.weight))
 
 
 class SpectralConvolution(nn.Module):
@@ -153,7 +153,7 @@ class SpectralConvolution(nn.Module):
 
     def forward(self, reflectance: Tensor, valid: Tensor, bands: Sequence[str]) -> Tensor:
         """Return (n, width, h / 2, w / 2) of reflectance (n, C, h, w) without NaN."""
-        return F.conv2d(normalised(reflectance) * valid, *self.kernel(bands), stride=2, padding=1)
+        return F.conv2d((normalised(reflectance) * valid).to(self.kernels), *self.kernel(bands), stride=2, padding=1)
 
     @torch.no_grad()
     def adopt(self, fixed: DisplayConvolution) -> None:

@@ -57,16 +57,20 @@ class SpectralStem(nn.Module):
         return weights, torch.cat([missing, torch.tensor(absent)])
 
     def forward(self, reflectance: Tensor, valid: Tensor, bands: Sequence[str]) -> Tensor:
-        """Return features (n, width, h, w) of reflectance (n, C, h, w) without NaN, `valid` (n, 1, h, w) 0 or 1."""
+        """Return features (n, width, h, w) of reflectance (n, C, h, w) without NaN, `valid` (n, 1, h, w) 0 or 1.
+
+        Ratios and roots of reflectance are computed in its own type, float32 in a half-precision model too.
+        """
         weights, missing = self.band_weights(bands)
+        dtype, valid = self.kernel.weight.dtype, valid.to(reflectance)
         weights = weights.to(reflectance)[:, :, None, None]
         clipped = reflectance.clamp(-0.1, 1.5)
         linear = F.conv2d(normalised(reflectance) * valid, weights)
         root = F.conv2d((clipped.clamp(min=0).sqrt() - _ROOT_MEAN) / _ROOT_SCALE * valid, weights)
         brightness = (self._visible(clipped, bands).clamp(min=0) + 0.01).log() + 2.0
         maps = [linear, root, brightness * valid, *(self._index(name, clipped, bands) * valid for name in self.indices), valid]
-        features = self.kernel(torch.cat(maps, 1).contiguous(memory_format=torch.channels_last))
-        features = features + self.missing(missing.to(reflectance))[None, :, None, None]
+        features = self.kernel(torch.cat(maps, 1).to(dtype).contiguous(memory_format=torch.channels_last))
+        features = features + self.missing(missing.to(features.device, dtype))[None, :, None, None]
         return F.gelu(self.norm(features))
 
     @staticmethod

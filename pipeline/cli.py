@@ -293,6 +293,33 @@ def evaluate(
 
 @app.command()
 @_command
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Folder, URL, shipped name or Hugging Face id of a SPEX.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write to; made if it is not there.")],
+    runtime: Annotated[str, typer.Option(metavar="NAME", help="onnx (OpenVINO reads it), tensorrt, tensorrt-rtx.")] = "onnx",
+    capability: Annotated[
+        str | None, typer.Option("--for", metavar="SM", help="Build for another GPU than this machine's, such as sm89; with tensorrt-rtx.")
+    ] = None,
+    bands: Annotated[str, typer.Option(metavar="NAMES", help="Bands in channel order, such as blue,green,red,nir; default all of the model.")] = "",
+    classes: Annotated[str, typer.Option(metavar="NAMES", help="Classes, such as water,building; default all roots that the model knows.")] = "",
+    window: Annotated[int, typer.Option(min=16, metavar="PIXELS", help="Side of a window.")] = 320,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a call.")] = 1,
+    precision: Annotated[str | None, typer.Option(help="float32, float16, bfloat16; default float32 as onnx, float16 as an engine.")] = None,
+) -> int:
+    """Write a model's graph, or an engine built from it, for one band set and one list of classes."""
+    from engine.runtimes.exporting import Export, export
+
+    _log_to_stderr()
+    named = {key: tuple(word.strip() for word in text.split(",") if word.strip()) for key, text in (("bands", bands), ("classes", classes))}
+    written = export(
+        Export(model, out, runtime, capability, bands=named["bands"], classes=named["classes"], window=window, batch=batch, precision=precision)
+    )
+    typer.echo(f"wrote {written.path} ({written.size / 1e6:.1f} MB) in {written.seconds:.1f} s")
+    return DONE
+
+
+@app.command()
+@_command
 def demo(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if it is not there.")],
     seed: Annotated[int | None, typer.Option(min=0, help="Another seed is another landscape.")] = None,

@@ -188,6 +188,8 @@ class JobSpec(_Section):
     """Which scene a pixel is taken from."""
     model: str = Field(default="models/spex-small", min_length=1)
     """Path, s3:// prefix, or Hugging Face id."""
+    runtime: Literal["auto", "torch", "openvino", "tensorrt", "tensorrt-rtx"] = "auto"
+    """What computes the model; auto takes the fastest that is installed and fits the machine."""
     classes: Annotated[tuple[Annotated[ClassSpec, BeforeValidator(_class_from_name)], ...], Field(strict=False)] = DEFAULT_CLASSES
     """Names the model knows, or {name, code, title, instruction, color}."""
     explain: bool = True

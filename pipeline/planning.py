@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import shapely
@@ -46,7 +47,8 @@ def request_key(job: JobSpec, region: Region, model: ModelFacts) -> str:
     The period counts as it is written, so that ``P30D`` goes on with yesterday's run if that was interrupted. Output and secrets do not count; region
     and model count by content.
     """
-    asked = job.model_dump(mode="json", exclude={"source": {"headers"}, "output": True, "region": True, "model": True, "fail_on_empty": True})
+    left_out: dict[str, Any] = {"source": {"headers"}, "output": True, "region": True, "model": True, "runtime": True, "fail_on_empty": True}
+    asked = job.model_dump(mode="json", exclude=left_out)
     classes = [asdict(item) for item in map_classes(job.class_codes, model.classes)]
     return digest({"job": asked, "region": region.digest, "model": model.fingerprint, "classes": classes})
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from engine import ClassQuery, Spex
 from engine.blocks import BlockExecutor, Planes
+from engine.runtimes import Windows, open_planner
 from engine.windows import padded_span
 from pipeline.areas import PixelAreas
 from pipeline.errors import RunInterrupted
@@ -55,6 +56,8 @@ class SegmenterSettings:
     window: int
     stride: int
     threads: int
+    runtime: str = "auto"
+    """See `engine.runtimes.choose`."""
 
 
 @dataclass(frozen=True)
@@ -105,12 +108,17 @@ class Segmenter:
         if spex.fingerprint != settings.series.model:
             raise RunInterrupted(f"the model at {settings.model} is not the one that the run was planned with; give every node the same files")
         queries = spex.resolve([as_query(entry) for entry in settings.series.classes])
+        windows = Windows(settings.window, len(settings.bands))
+        opened = open_planner(spex, settings.bands, queries, windows, settings.runtime, settings.threads)
+        self._runtime = opened.identity
         self._executor = BlockExecutor(
-            spex.planner(settings.bands, queries),
+            opened.planner,
             len(queries),
             [entry.threshold for entry in settings.series.classes],
             window=settings.window,
             stride=settings.stride,
+            batch=windows.batch,
+            device=opened.device,
         )
         self._codes = _code_table([entry.code for entry in settings.series.classes])
         self._recipe = Recipe(settings.bands, settings.series.composite, settings.dilate)
@@ -123,8 +131,7 @@ class Segmenter:
         """Return the numerical identity: within one, the same plan gives the same bytes."""
         return {
             "weights": self._settings.series.model,
-            "runtime": "torch",
-            "torch": torch.__version__,
+            **self._runtime,
             "numpy": np.__version__,
             "rasterio": version("rasterio"),
             "spexmap": version("spexmap"),

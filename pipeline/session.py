@@ -123,6 +123,7 @@ class Session:
             window=plan.window,
             stride=plan.stride,
             threads=threads,
+            runtime=self._job.runtime,
         )
 
     def _context(self) -> CommitContext:

@@ -1,0 +1,199 @@
+"""Runtimes: one planner, compiled for what the machine has. PyTorch in float32 is the reference; all others are held against it in the tests."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from engine.runtimes import openvino, tensorrt
+from engine.runtimes.cache import EngineCache, key_of
+from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
+from engine.runtimes.graph import OPSET, Precision, Windows, export_graph
+from engine.spex import ClassQuery, Spex
+
+__all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precision", "RuntimeUnavailable", "Windows", "choose", "open_planner"]
+
+log = logging.getLogger(__name__)
+
+RUNTIMES = ("auto", "torch", "openvino", "tensorrt", "tensorrt-rtx")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which runtime computes, in what numbers, and why."""
+
+    name: str
+    precision: Precision
+    reason: str
+
+
+@dataclass(frozen=True)
+class OpenedPlanner:
+    """A planner ready to run."""
+
+    planner: Callable[[Tensor], Tensor]
+    """(n, C, h, w) float32 reflectance, NaN = no data, to probabilities (n, K, h, w) float32, both on `device`."""
+    device: torch.device
+    choice: Choice
+    identity: dict[str, Any]
+    """What, beside weights and shape, decides its numbers: part of a run's numerical identity."""
+
+
+def choose(asked: str, device: torch.device) -> Choice:
+    """Return the runtime for a device.
+
+    Parameters
+    ----------
+    asked
+        One of `RUNTIMES`. ``auto``: TensorRT on a GPU where it is installed, OpenVINO on a CPU where it is installed, else PyTorch, with a warning.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        There is no such runtime, it is not installed, or it does not run on this device.
+    """
+    if asked not in RUNTIMES:
+        raise RuntimeUnavailable(f"there is no runtime {asked!r}; give one of {', '.join(RUNTIMES)}")
+    if asked == "auto":
+        return _on_gpu() if device.type == "cuda" else _on_cpu()
+    if asked == "torch":
+        return Choice("torch", Precision.FLOAT32, "asked for; the reference")
+    if asked == "openvino":
+        if device.type != "cpu":
+            raise RuntimeUnavailable(f"OpenVINO runs on the CPU, not on {device}; ask for tensorrt or torch")
+        return Choice("openvino", openvino.best_precision(), f"asked for; {openvino.best_precision()} is the processor's fastest")
+    if device.type != "cuda":
+        raise RuntimeUnavailable(f"{asked} needs an NVIDIA GPU, and there is none here; ask for openvino or torch")
+    tensorrt.load_library(asked)
+    return Choice(asked, Precision.FLOAT16, "asked for")
+
+
+def _on_cpu() -> Choice:
+    if openvino.is_installed():
+        return Choice("openvino", openvino.best_precision(), f"no GPU, OpenVINO is installed, {openvino.best_precision()} is the processor's fastest")
+    log.warning("OpenVINO is not installed: PyTorch takes several times as long on a CPU; pip install 'spexmap[openvino]'")
+    return Choice("torch", Precision.FLOAT32, "no GPU, and OpenVINO is not installed")
+
+
+def _on_gpu() -> Choice:
+    for name in ("tensorrt", "tensorrt-rtx"):
+        if tensorrt.is_installed(name) and (name == "tensorrt" or _rtx_knows_this_gpu()):
+            return Choice(name, Precision.FLOAT16, f"a GPU, and {name} is installed")
+    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch takes several times as long; pip install tensorrt")
+    return Choice("torch", Precision.FLOAT32, "a GPU, and no TensorRT for it")
+
+
+def _rtx_knows_this_gpu() -> bool:
+    return torch.cuda.get_device_capability() in tensorrt.capabilities().values()
+
+
+def open_planner(
+    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, asked: str = "auto", threads: int | None = None
+) -> OpenedPlanner:
+    """Return the planner of a band set and a list of classes in the runtime of choice.
+
+    Parameters
+    ----------
+    spex
+        The model, on the device that is to compute.
+    bands, classes
+        As for `Spex.planner`.
+    windows
+        The shape of every call.
+    asked
+        See `choose`.
+    threads
+        Of one call on a CPU; None leaves it to PyTorch's setting.
+
+    Raises
+    ------
+    RuntimeUnavailable, EngineBuildFailed
+        A runtime that was asked for by name cannot run. With ``auto`` PyTorch takes over, with a warning.
+    """
+    device = torch.device(spex.device)
+    choice = choose(asked, device)
+    started = time.monotonic()
+    try:
+        opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
+    except (RuntimeUnavailable, EngineBuildFailed) as error:
+        if asked != "auto":
+            raise
+        log.warning("%s: PyTorch in float32 computes instead, several times as slowly", error)
+        choice = Choice("torch", Precision.FLOAT32, f"{choice.name} failed: {error}")
+        opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
+    log.info("runtime %s in %s (%s), ready after %.1f s", choice.name, choice.precision, choice.reason, time.monotonic() - started)
+    return opened
+
+
+def _open(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, threads: int) -> OpenedPlanner:
+    device = torch.device(spex.device)
+    facts = {"runtime": choice.name, "precision": str(choice.precision), "torch": torch.__version__}
+    if choice.name == "torch":
+        return OpenedPlanner(spex.planner(bands, classes), device, choice, facts)
+    if choice.name == "openvino":
+        planner = openvino.OpenVinoPlanner(cached_graph(spex, bands, classes, windows), choice.precision, threads)
+        return OpenedPlanner(planner, device, choice, facts | {"openvino": openvino.version()})
+    engine, identity = cached_engine(spex, bands, classes, windows, choice)
+    return OpenedPlanner(tensorrt.TensorRTPlanner(engine, choice.name, windows.shape, device), device, choice, facts | identity)
+
+
+def cached_engine(
+    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, capability: str | None = None
+) -> tuple[bytes, dict[str, Any]]:
+    """Return a TensorRT engine, from the node's cache if it is there, and what identifies it.
+
+    `capability` (``sm89``) builds for another GPU than this machine's, with TensorRT-RTX only.
+    """
+    library = tensorrt.load_library(choice.name)
+    target = capability or "sm{}{}".format(*torch.cuda.get_device_capability())
+    facts = _facts(spex, bands, classes, windows, choice.precision) | {"library": choice.name, "version": library.__version__, "for": target}
+    meant = target if choice.name == "tensorrt-rtx" else None
+
+    def build() -> bytes:
+        return tensorrt.build_engine(cached_graph(spex, bands, classes, windows, choice.precision), choice.name, meant)
+
+    engine = EngineCache().get(key_of(facts), build)
+    return engine, {choice.name: library.__version__, "for": target, "engine": key_of(facts)}
+
+
+def cached_graph(
+    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision = Precision.FLOAT32
+) -> bytes:
+    """Return the ONNX graph of a planner, from the node's cache if it is there."""
+
+    def export() -> bytes:
+        host = spex if spex.device == "cpu" else Spex.load(str(spex.folder), "cpu")
+        return export_graph(host.planner(bands, classes), windows, precision)
+
+    return EngineCache().get(key_of(_facts(spex, bands, classes, windows, precision)), export)
+
+
+def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:
+    """Return what decides a graph."""
+    return {
+        "weights": spex.fingerprint,
+        "bands": list(bands),
+        "classes": [[query.target, query.instruction] for query in spex.resolve(classes)],
+        "shape": windows.shape,
+        "precision": str(precision),
+        "opset": OPSET,
+        "torch": torch.__version__,
+        "code": _code(),
+    }
+
+
+@functools.cache
+def _code() -> str:
+    """Return a hash of the source that decides what a graph computes."""
+    root = Path(__file__).parents[1]
+    sources = sorted([*root.glob("modeling*.py"), root / "planner.py", root / "processing.py", root / "runtimes" / "graph.py"])
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

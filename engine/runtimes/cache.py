@@ -1,0 +1,84 @@
+"""Engine files on this node: made once, written whole, checked when read."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+log = logging.getLogger(__name__)
+
+_DIGEST = 32
+
+
+def default_folder() -> Path:
+    """Return ``SPEXMAP_CACHE``, else ``spexmap`` in the user's cache folder."""
+    given = os.environ.get("SPEXMAP_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spexmap"
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Return the name of an engine file: SHA-256, in hex, of everything that decides what is in it."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class EngineCache:
+    """A folder of engine files. A file begins with the SHA-256 of what follows; one that does not fit its own is made again."""
+
+    folder: Path = field(default_factory=default_folder)
+
+    def get(self, key: str, build: Callable[[], bytes]) -> bytes:
+        """Return the engine of a key, from the folder if it is there and whole, else built and kept.
+
+        Only one process of a node builds a key at a time. A folder that cannot be written costs a warning, not the run.
+        """
+        path = self.folder / key
+        found = self._read(path)
+        if found is not None:
+            return found
+        try:
+            lock = self._lock(key)
+        except OSError as error:
+            log.warning("engines cannot be kept in %s (%s): every start builds them again; set SPEXMAP_CACHE to a folder", self.folder, error)
+            return build()
+        with lock:
+            found = self._read(path)
+            if found is None:
+                found = build()
+                self._write(path, found)
+        return found
+
+    def _lock(self, key: str) -> IO[str]:
+        """Return a file that no other process has locked until it is closed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = (self.folder / f"{key}.lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
+    @staticmethod
+    def _read(path: Path) -> bytes | None:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
+            return content[_DIGEST:]
+        log.warning("the engine file %s is damaged: it is built again", path)
+        return None
+
+    def _write(self, path: Path, content: bytes) -> None:
+        try:
+            descriptor, name = tempfile.mkstemp(dir=self.folder)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            Path(name).replace(path)
+        except OSError as error:
+            log.warning("the engine could not be kept in %s (%s): the next start builds it again", self.folder, error)

@@ -1,0 +1,254 @@
+"""Every runtime gives the reference's map; engines are really built; what is broken or missing is rebuilt or named."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from engine import Spex
+from engine.blocks import BlockExecutor
+from engine.configuration import SpexConfig
+from engine.modeling import SpexForLandCover
+from engine.runtimes import RuntimeUnavailable, Windows, cached_graph, choose, exporting, open_planner, openvino, tensorrt
+from engine.runtimes.cache import EngineCache, key_of
+from engine.runtimes.errors import EngineBuildFailed
+from engine.runtimes.graph import InPrecision, Precision, export_graph
+from engine.training.data import Chips, load_chips
+
+BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
+CLASSES = ("vegetation", "building", "water", "bare")
+CPU = torch.device("cpu")
+SIDE = 128
+CLEAR_MARGIN = 0.05
+
+
+@pytest.fixture(scope="session")
+def small() -> Spex:
+    return Spex.load("spex-small", "cpu")
+
+
+@pytest.fixture(scope="session")
+def chips(shared_data: Path) -> Chips:
+    return load_chips(shared_data / "chips" / "hls-worldcover" / "val.npz")
+
+
+@pytest.fixture(scope="session")
+def reference(small: Spex, chips: Chips) -> np.ndarray:
+    return predicted(open_planner(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)), "torch").planner, chips)
+
+
+@pytest.fixture(scope="session")
+def graph(small: Spex) -> bytes:
+    pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed")
+    return cached_graph(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)))
+
+
+def predicted(planner, chips: Chips) -> np.ndarray:
+    """Return probabilities (N, K, H, W)."""
+    with torch.inference_mode():
+        return np.concatenate([planner(torch.from_numpy(chip[None])).numpy().copy() for chip in chips.reflectance])
+
+
+def overlaps(probabilities: np.ndarray, chips: Chips) -> list[float]:
+    mapped, known = probabilities.argmax(1), chips.clean != 255
+    return [float(((mapped == k) & (chips.clean == k)).sum() / (((mapped == k) | (chips.clean == k)) & known).sum()) for k in range(len(CLASSES))]
+
+
+def assert_same_map(found: np.ndarray, reference: np.ndarray, chips: Chips, name: str) -> None:
+    second, first = np.sort(reference, 1)[:, -2:].swapaxes(0, 1)
+    same, clear = found.argmax(1) == reference.argmax(1), first - second > CLEAR_MARGIN
+    moved = max(abs(a - b) for a, b in zip(overlaps(found, chips), overlaps(reference, chips), strict=True))
+    print(f"{name}: the same class at {same[clear].mean():.6f} of the clear pixels, {same.mean():.6f} of all; IoU moved by at most {moved:.5f}")
+    assert same[clear].mean() >= 0.9995
+    assert same.mean() >= 0.997
+    assert moved <= 0.005
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
+def test_openvino_gives_the_map_of_the_reference(graph: bytes, reference: np.ndarray, chips: Chips, precision: Precision) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    if precision is Precision.BFLOAT16 and openvino.best_precision() is not precision:
+        pytest.skip("this processor does not compute in bfloat16")
+    assert_same_map(predicted(openvino.OpenVinoPlanner(graph, precision, 2), chips), reference, chips, f"OpenVINO {precision}")
+
+
+@pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16])
+def test_half_precision_as_engines_compute_gives_the_map_of_the_reference(
+    small: Spex, reference: np.ndarray, chips: Chips, precision: Precision
+) -> None:
+    """Strongly typed engines compute in the types of this very module."""
+    assert_same_map(predicted(InPrecision(small.planner(BANDS, CLASSES), precision).eval(), chips), reference, chips, f"weights in {precision}")
+
+
+def test_pixels_without_data_do_not_change_the_rest(graph: bytes, small: Spex, chips: Chips) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    chip = chips.reflectance[:1].copy()
+    chip[..., :40, :] = np.nan
+    chip[..., 100:, 90:] = np.nan
+    with torch.inference_mode():
+        expected = small.planner(BANDS, CLASSES)(torch.from_numpy(chip)).numpy()
+    found = openvino.OpenVinoPlanner(graph, Precision.FLOAT32, 2)(torch.from_numpy(chip)).numpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+
+
+def test_a_pixel_has_the_same_bytes_in_any_block(graph: bytes, chips: Chips) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    planner = openvino.OpenVinoPlanner(graph, openvino.best_precision(), 2)
+    executor = BlockExecutor(planner, len(CLASSES), [0.3] * len(CLASSES), SIDE, 96, device=CPU)
+    numbers = np.clip(np.round((np.tile(chips.reflectance[3], (1, 3, 3)) + 0.1) * 10000), 1, 65535).astype(np.uint16)
+    whole = executor.segment(numbers, -96, -96, (0, 0, 192, 192))
+    part = executor.segment(numbers, -96, -96, (17, 101, 60, 160))
+    for plane in ("landcover", "confidence", "runner_up", "margin"):
+        np.testing.assert_array_equal(getattr(part, plane), getattr(whole, plane)[17:60, 101:160])
+
+
+RTX = [(sm, Precision.FLOAT16) for sm in ("sm75", "sm89", "sm120")] + [("sm80", Precision.BFLOAT16), ("sm120", Precision.BFLOAT16)]
+
+
+@pytest.mark.parametrize(("capability", "precision"), RTX)
+def test_the_whole_model_builds_as_one_engine(small: Spex, tmp_path: Path, capability: str, precision: Precision) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    asked = exporting.Export("spex-small", tmp_path, "tensorrt-rtx", capability, BANDS, CLASSES, SIDE, precision=str(precision))
+    written = exporting.export(asked)
+    facts = json.loads(written.path.with_suffix(".json").read_text())
+    print(f"spex-small {precision} for {capability}: {written.size / 1e6:.1f} MB in {written.seconds:.1f} s")
+    assert written.path.stat().st_size == written.size > 5_000_000
+    assert facts["weights"] == small.fingerprint and facts["for"] == capability and facts["input"]["shape"] == [1, 6, SIDE, SIDE]
+
+
+def test_a_graph_in_bfloat16_is_refused_by_a_gpu_that_has_none(small: Spex) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    graph = cached_graph(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)), Precision.BFLOAT16)
+    with pytest.raises(EngineBuildFailed, match="sm75"):
+        tensorrt.build_engine(graph, "tensorrt-rtx", "sm75")
+
+
+def test_a_file_that_is_no_graph_is_refused_with_the_librarys_own_words() -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    with pytest.raises(EngineBuildFailed, match=r"cannot read the graph: .+"):
+        tensorrt.build_engine(b"no graph", "tensorrt-rtx", "sm89")
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    with pytest.raises(EngineBuildFailed, match="OpenVINO refused the graph"):
+        openvino.OpenVinoPlanner(b"no graph", Precision.FLOAT32, 1)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "capability", "message"),
+    [
+        ("tensorrt-rtx", None, "no GPU here to build for; name one, such as sm"),
+        ("tensorrt-rtx", "sm90", "does not build for sm90; it knows .*sm89"),
+        ("onnx", "sm89", "leave out the compute capability"),
+        ("openvino", None, "OpenVINO reads onnx"),
+    ],
+)
+def test_an_export_that_cannot_be_says_what_to_ask_for(tmp_path: Path, runtime: str, capability: str | None, message: str) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    if torch.cuda.is_available() and capability is None:
+        pytest.skip("there is a GPU to build for")
+    with pytest.raises(RuntimeUnavailable, match=message):
+        exporting.export(exporting.Export("spex-small", tmp_path / "out", runtime, capability, BANDS, CLASSES, SIDE))
+    assert not (tmp_path / "out").exists()
+
+
+def test_auto_takes_openvino_on_a_processor_and_says_why() -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    choice = choose("auto", CPU)
+    assert choice.name == "openvino" and "OpenVINO is installed" in choice.reason
+
+
+def test_without_openvino_auto_warns_of_the_slow_way(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    openvino._core.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        choice = choose("auto", CPU)
+    assert choice.name == "torch" and "pip install 'spexmap[openvino]'" in caplog.text
+    with pytest.raises(RuntimeUnavailable, match=r"pip install 'spexmap\[openvino\]'"):
+        choose("openvino", CPU)
+    openvino._core.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [("tensorrt", "needs an NVIDIA GPU"), ("tensorrt-rtx", "ask for openvino or torch"), ("tensorflow", "give one of auto, torch, openvino")],
+)
+def test_a_runtime_that_cannot_run_here_is_refused(asked: str, message: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match=message):
+        choose(asked, CPU)
+
+
+def test_a_runtime_that_fails_under_auto_gives_way_to_pytorch_with_a_warning(
+    small: Spex, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+
+    def refuse(*arguments: object) -> None:
+        raise EngineBuildFailed("refused")
+
+    monkeypatch.setattr(openvino, "OpenVinoPlanner", refuse)
+    windows = Windows(SIDE, len(BANDS))
+    with caplog.at_level(logging.WARNING):
+        opened = open_planner(small, BANDS, CLASSES, windows, "auto")
+    assert opened.choice.name == "torch" and "several times as slowly" in caplog.text
+    with pytest.raises(EngineBuildFailed):
+        open_planner(small, BANDS, CLASSES, windows, "openvino")
+
+
+def test_an_engine_is_built_once_and_a_damaged_file_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache, built = EngineCache(tmp_path / "engines"), []
+
+    def build() -> bytes:
+        built.append(1)
+        return b"engine"
+
+    key = key_of({"weights": "a"})
+    assert cache.get(key, build) == cache.get(key, build) == b"engine" and len(built) == 1
+    content = (cache.folder / key).read_bytes()
+    assert content[:32] == hashlib.sha256(b"engine").digest()
+    for damaged in (content[:-1], content[:32] + b"enginE", b""):
+        (cache.folder / key).write_bytes(damaged)
+        assert cache.get(key, build) == b"engine"
+    assert len(built) == 4 and "is damaged" in caplog.text
+    assert cache.get(key, build) == b"engine" and len(built) == 4
+    assert key_of({"weights": "b"}) != key
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    assert EngineCache(tmp_path / "file" / "engines").get("key", lambda: b"engine") == b"engine"
+    assert "set SPEXMAP_CACHE" in caplog.text
+
+
+class Vision(torch.nn.Module):
+    """The vision path of the published design: deformable convolutions, aggregation, visual tokens."""
+
+    def __init__(self, **sizes) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        language = {**SpexConfig.preset("spex-1.8b").language, "num_hidden_layers": 0, "vocab_size": 8}
+        self.model = SpexForLandCover(SpexConfig.preset("spex-1.8b", language=language, **sizes))
+        for name, parameter in self.model.named_parameters():
+            if "deform.offset" in name or "deform.mask" in name:  # zero at first, where every pixel is sampled at its own place
+                torch.nn.init.normal_(parameter, std=0.05)
+
+    def forward(self, reflectance: torch.Tensor) -> torch.Tensor:
+        return self.model.see(reflectance, ("red", "green", "blue")).tokens
+
+
+def test_sampling_stays_in_float32_in_a_half_precision_graph() -> None:
+    """Coordinates in half precision would be wrong by a tenth of a pixel."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    vision = Vision(dims=[16, 32, 64, 128], depths=[1, 1, 2, 1], groups=[2, 4, 8, 16], aggregate_dim=64)
+    graph = export_graph(vision, Windows(64, 3), Precision.FLOAT16)  # type: ignore[arg-type]
+    inferred = onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in [*inferred.value_info, *inferred.input]}
+    samplers = [node for node in inferred.node if node.op_type == "GridSample"]
+    assert samplers and all(types[name] == onnx.TensorProto.FLOAT for node in samplers for name in node.input)
+    assert len(tensorrt.build_engine(graph, "tensorrt-rtx", "sm89")) > 10_000
