@@ -1,6 +1,6 @@
 """What a block costs beyond the bare model: slicing, normalising, blending and deciding against the planner's own time for the same windows.
 
-    python benchmarks/blocks.py [--side 768] [--batch 1] [--model models/spex-small] [--data ../shared/data]
+    python benchmarks/blocks.py [--side 768] [--batch 1] [--model models/spex-small] [--runtime auto] [--data ../shared/data]
 
 The block is made of real pixels (the Sentinel-2 scene of Fort McMurray, repeated where the block is larger) or, where the data is missing, of noise.
 The planner is the model's; without `--model` it is a small convolution, next to which overhead shows most. Prints the ratio of the two times.
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from engine import Spex
 from engine.blocks import BlockExecutor, device_bytes
+from engine.runtimes import Windows, open_planner
 from engine.windows import padded_span, window_starts
 
 WINDOW, STRIDE = 320, 256
@@ -47,13 +48,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--model", help="folder of a model; without it a small convolution")
+    parser.add_argument("--runtime", default="auto", help="what computes the model")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SPEXMAP_DATA", "../shared/data")))
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
-    planner = (
-        Spex.load(arguments.model, device).planner(tuple(FILES), CLASSES) if arguments.model else Convolution(len(FILES), len(CLASSES)).to(device)
-    )
+    planner: Callable[[Tensor], Tensor] = Convolution(len(FILES), len(CLASSES)).to(device)
+    if arguments.model:
+        windows = Windows(WINDOW, len(FILES), arguments.batch)
+        planner = open_planner(Spex.load(arguments.model, device), tuple(FILES), CLASSES, windows, arguments.runtime).planner
     executor = BlockExecutor(planner, len(CLASSES), [0.4] * len(CLASSES), WINDOW, STRIDE, arguments.batch, device)
     first, last = padded_span(0, arguments.side, WINDOW, STRIDE)
     block = real_block(arguments.data, last - first)
@@ -63,11 +66,13 @@ def main() -> None:
     bare = seconds(lambda: run_bare(planner, chips, calls), arguments.repeat)
     needed = device_bytes(last - first, len(block), len(CLASSES), arguments.batch, WINDOW, STRIDE) / 2**20
     print(f"{device}, block of {arguments.side} px with halo {last - first}, {calls} calls of batch {arguments.batch}")
-    print(f"executor {whole:.3f} s, bare planner {bare:.3f} s, ratio {whole / bare:.3f}; {needed:.0f} MiB besides the model")
+    over = 1000 * (whole - bare) / calls / arguments.batch
+    print(f"executor {whole:.3f} s, bare planner {bare:.3f} s, ratio {whole / bare:.3f}, {over:.1f} ms a window over it")
+    print(f"{needed:.0f} MiB besides the model")
 
 
 @torch.inference_mode()
-def run_bare(planner: nn.Module, chips: Tensor, calls: int) -> None:
+def run_bare(planner: Callable[[Tensor], Tensor], chips: Tensor, calls: int) -> None:
     for _ in range(calls):
         planner(chips)
 

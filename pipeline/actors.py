@@ -1,9 +1,7 @@
 """Ray: segmenting actors pinned to accelerators, committing tasks beside them, and what comes back from both.
 
-Nothing outside this module and `pipeline.cluster` knows of Ray. The driver holds references and plan rows, never pixels: an actor stages
-its blocks in the output, a
-committing task reads them there. Exceptions come back as values that carry the unit; a dead actor comes back as one `Lost` for each unit
-that it held.
+The driver holds references and plan rows, never pixels: an actor stages its blocks in the output, a committing task reads them there. Exceptions come
+back as values that carry the unit; a dead actor comes back as one `Lost` for each unit that it held.
 """
 
 from __future__ import annotations
@@ -46,9 +44,8 @@ class Sizing:
     def of(cls, resources: dict[str, float], workers: int | None) -> Sizing:
         """Return the sizing for what `ray.cluster_resources` reports.
 
-                One actor for each GPU. Without one, an actor for every two cores, or `workers`; together they leave half a core free, for
-        actors that hold every core
-        starve committing tasks. Threads do not depend on the number of actors, so that it changes no byte.
+        One actor for each GPU. Without one, an actor for every two cores, or `workers`; together they leave half a core free, for actors that hold
+        every core starve committing tasks. Threads do not depend on the number of actors, so that it changes no byte.
         """
         cores, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
         if gpus:

@@ -250,9 +250,15 @@ def train(
 
     spec = load_training(config, overrides or ())
     _log_to_stderr()
-    from engine.training.train import train as train_stages
+    if workers == 1 and address is None:
+        from engine.training.train import train as train_here
 
-    if not train_stages(spec, out, workers, address):
+        ended = train_here(spec, out)
+    else:
+        from pipeline.training import train_on_ray
+
+        ended = train_on_ray(spec, out, workers, address)
+    if not ended:
         raise Terminated
     typer.echo(f"trained {out}; map with it: set model: {out} in a job file")
     return DONE

@@ -1,4 +1,4 @@
-"""Trains what a training file describes, here or on the workers of Ray Train."""
+"""Trains what a training file describes."""
 
 from __future__ import annotations
 
@@ -24,31 +24,23 @@ __all__ = ["new_processor", "train", "train_here"]
 log = logging.getLogger(__name__)
 
 
-def train(spec: TrainingSpec, out: Path, workers: int = 1, address: str | None = None) -> bool:
-    """Train every stage, going on from the state in `out` if there is one.
+def train(spec: TrainingSpec, out: Path) -> bool:
+    """Train every stage in this process, going on from the state in `out` if there is one.
 
     Parameters
     ----------
     spec
         What to train.
     out
-        Folder for state, logs and model; with workers on several machines, one that all of them see.
-    workers
-        Processes that share each batch.
-    address
-        Ray cluster to run on; with None and one worker, Ray is not used.
+        Folder for state, logs and model.
 
     Returns
     -------
     bool
         False where SIGTERM stopped the training before its end; the same call goes on.
     """
-    if workers == 1 and address is None:
-        with stopped_by_signal() as stopping:
-            return train_here(spec, out, Worker(device=device_of(spec.device)), stopping.is_set)
-    from engine.training.distributed import train_on_ray
-
-    return train_on_ray(spec, out, workers, address)
+    with stopped_by_signal() as stopping:
+        return train_here(spec, out, Worker(device=device_of(spec.device)), stopping.is_set)
 
 
 def train_here(

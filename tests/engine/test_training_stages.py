@@ -27,6 +27,7 @@ from engine.training.runner import Runner, Work
 from engine.training.stages import freeze, open_workshop
 from engine.training.train import train, train_here
 from engine.training.workers import Worker, part_of
+from pipeline.training import train_on_ray
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_two_workers_see_the_same_batches_as_one(data: Path, tmp_path: Path) -> 
     """No window has gaps and all have the same number of hidden values, so the mean of two halves is the mean of the whole."""
     spec = training_spec(data, stages={"pretraining": {"steps": 3, "batch": 4, "size": 32, "rate": 1e-3, "micro_batch": 1}}, precision="fp32")
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
-    assert train(spec, tmp_path / "one") and train(spec, tmp_path / "two", workers=2)
+    assert train(spec, tmp_path / "one") and train_on_ray(spec, tmp_path / "two", 2, None)
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)

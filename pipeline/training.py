@@ -9,7 +9,11 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+import ray
+import ray.train
 import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
 
 from engine.training.checkpoint import is_finished
 from engine.training.config import TrainingSpec
@@ -26,15 +30,11 @@ def train_on_ray(spec: TrainingSpec, out: Path, workers: int, address: str | Non
 
     A worker that dies is replaced up to three times, going on from the last state. `out` must be seen by all workers.
     """
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     out.mkdir(parents=True, exist_ok=True)
     (out / STOP).unlink(missing_ok=True)
     began = not ray.is_initialized()
     if began:
-        ray.init(address=address)
+        ray.init(address=address or "local")
     trainer = TorchTrainer(
         _train_one,
         train_loop_config={"spec": spec.model_dump(mode="json"), "out": str(out.absolute())},
@@ -52,8 +52,6 @@ def train_on_ray(spec: TrainingSpec, out: Path, workers: int, address: str | Non
 
 
 def _on_gpus(spec: TrainingSpec) -> bool:
-    import ray
-
     return spec.device == "cuda" or (spec.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)  # type: ignore[no-untyped-call]
 
 
@@ -81,9 +79,6 @@ def _told(error: BaseException) -> BaseException:
 
 def _train_one(config: Mapping[str, Any]) -> None:
     """Train as one worker of Ray Train."""
-    import ray.train
-    from ray.train.torch import get_device
-
     context = ray.train.get_context()
     out = Path(config["out"])
     device = get_device()
