@@ -1,6 +1,6 @@
 """Cross-validate SPEX and a U-Net of its size over place groups: five folds, train and val pooled, the same windows and steps.
 
-    python benchmarks/folds.py DATA [--steps 5300] [--seeds 3] [--models spex,unet] [--out build/folds] [--device auto] [--start FOLDER] [--json]
+    python benchmarks/folds.py DATA [--steps 5000] [--seeds 3] [--models spex,unet] [--out build/folds] [--device auto] [--start FOLDER] [--json]
 
 DATA holds ``chips/`` and ``spectra/``. Chips of one place are in one fold; places are dealt so that the folds have like shares of each class. For
 each fold, model and seed a model is trained on the other four folds and predicts the chips of the fold; counts by chip go to one JSON file in the
@@ -48,7 +48,7 @@ from engine.training.survey import load_survey
 from engine.training.workers import on_device
 
 FOLDS = 5
-STEPS, SEEDS, SPEX_RATE = 5300, 3, 7e-4
+STEPS, SEEDS, SPEX_RATE = 5000, 3, 7e-4
 LEAST_DIFFERENCE = -0.01
 
 

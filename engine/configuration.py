@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from engine.bands import BANDS
 from spexmap import SpexmapError
 
 RGB = ("red", "green", "blue")
@@ -151,15 +154,18 @@ class SpexConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Spell out ``bands: fixed`` and refuse what does not fit."""
+        self._check_choices()
         if self.bands == "fixed":
             self.bands, self.required_bands, self.stem = list(RGB), list(RGB), "fixed"
         self._check()
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
-    def _check(self) -> None:
+    def _check_choices(self) -> None:
         for key, known in CHOICES.items():
             if getattr(self, key) not in known:
                 raise InvalidConfiguration(f"{key} {getattr(self, key)!r} does not exist; give {' or '.join(known)}")
+
+    def _check(self) -> None:
         stages = 4 if self.backbone == "internimage" else 5
         if not len(self.dims) == len(self.depths) == stages:
             raise InvalidConfiguration(f"a backbone {self.backbone} has {stages} stages, but dims are {self.dims} and depths {self.depths}")
@@ -183,12 +189,58 @@ class SpexConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         ----------
         name
             ``spex-small`` (small enough for a CPU) or ``spex-1.8b`` (the published sizes; InternImage-L and Qwen2.5-1.5B).
+        **changes
+            Fields of this class. ``stem="wavelength"`` without `bands` takes the default bands where the preset's are ``"fixed"``.
 
         Raises
         ------
         InvalidConfiguration
-            There is no such preset.
+            There is no such preset, field or band, or sizes or choices do not fit each other.
         """
         if name not in PRESETS:
             raise InvalidConfiguration(f"no preset {name!r}; there are {', '.join(PRESETS)}")
-        return cls(**{**copy.deepcopy(PRESETS[name]), **changes})
+        for field_name in changes:
+            check_field(field_name)
+        given = copy.deepcopy(PRESETS[name])
+        if given.get("bands") == "fixed" and changes.get("stem") == "wavelength" and "bands" not in changes:
+            del given["bands"]
+        given |= changes
+        _check_bands(given, changes)
+        return cls(**given)
+
+
+def check_field(name: str) -> None:
+    """Raise `InvalidConfiguration`, with the nearest that there is, where `name` is no field of a model's configuration.
+
+    For what people write; a config.json holds fields of transformers as well.
+    """
+    fields = [each for each in SpexConfig.__annotations__ if not each.startswith("_")]
+    if name not in fields:
+        raise InvalidConfiguration(f"a model has no field {name!r}; {_nearest(name, fields)}")
+
+
+def _check_bands(given: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Raise `InvalidConfiguration` where bands do not exist, or do not go with the stem that was asked for."""
+    for key in ("bands", "required_bands"):
+        if not (key == "bands" and given.get(key) == "fixed"):
+            _check_band_names(key, given.get(key, ()))
+    stem, bands = changes.get("stem"), given.get("bands")
+    if stem == "wavelength" and bands == "fixed":
+        raise InvalidConfiguration("bands 'fixed' is the fixed stem's word for red, green and blue; give stem wavelength a list of bands")
+    if stem == "fixed" and bands != "fixed" and set(bands or ()) != set(RGB):
+        raise InvalidConfiguration("stem fixed sees red, green and blue only; give bands: fixed, or stem: wavelength for other bands")
+
+
+def _check_band_names(key: str, names: Any) -> None:
+    known = [band.name for band in BANDS]
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        raise InvalidConfiguration(f"{key} is {names!r}; give a list of band names{', or fixed' if key == 'bands' else ''}")
+    for name in names:
+        if name not in known:
+            raise InvalidConfiguration(f"{key}: there is no band {name!r}; {_nearest(str(name), known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question about the nearest known name, or all of them where none is near."""
+    near = difflib.get_close_matches(name.lower(), list(known), 1, 0.55)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"

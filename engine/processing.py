@@ -114,7 +114,7 @@ class Lexicon:
         """Return the class that a word names; raises `UnknownClass` naming the nearest known words."""
         found = self._names.get(plain(word))
         if found is None:
-            raise UnknownClass(f"class {word!r} is not known to this model; nearest: {self.nearest(word)}; it knows {', '.join(self.terms)}")
+            raise UnknownClass(f"class {word!r} is not known to this model; {self._known_beside(word)}")
         return found
 
     def find_union(self, words: str) -> tuple[str, ...]:
@@ -160,13 +160,18 @@ class Lexicon:
             )
         if unknown or not found:
             words = f"holds words that this model does not know ({', '.join(unknown)})" if unknown else "names no class"
-            raise UnknownClass(f"instruction {sentence!r} {words}; nearest: {self.nearest(' '.join(unknown))}; it knows {', '.join(self.terms)}")
+            raise UnknownClass(f"instruction {sentence!r} {words}; {self._known_beside(' '.join(unknown))}")
         return self._without_kinds([name for _, name in sorted(found)])
 
     def nearest(self, word: str) -> str:
         """Return the known words most like this one, as text."""
         near = difflib.get_close_matches(plain(word), list(self._names), n=3, cutoff=0.5)
         return ", ".join(f"{each} ({self._names[each]})" if each != self._names[each] else each for each in near) or ", ".join(self.terms)
+
+    def _known_beside(self, word: str) -> str:
+        known = ", ".join(self.terms)
+        near = self.nearest(word)
+        return f"nearest: {near}" if near == known else f"nearest: {near}; it knows {known}"
 
     def to_list(self) -> list[dict[str, object]]:
         """Return JSON-ready data; `Lexicon.from_list` undoes it."""

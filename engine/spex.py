@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,28 @@ from safetensors.torch import load_file
 
 from engine.bands import band, channel_of, check_bands, in_wavelength_order
 from engine.configuration import SpexConfig
-from engine.errors import InvalidReflectance, UnknownBand, UnknownClass
+from engine.errors import UnknownBand, UnknownClass
 from engine.explanation import describe, describe_scene
 from engine.free_text import FreeText, MaskOfClass, free_text, unwritten
 from engine.modeling import SpexForLandCover
 from engine.models import find_model, fingerprint
 from engine.planner import Planner, Queries
 from engine.processing import Request, SpexProcessor
+from engine.reflectance import as_chips, check_reflectance
 from engine.spie import canonical_instruction
 from engine.statistics import ChipStatistics
 from engine.windows import blend_total, blend_weights, window_starts
 
 WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
-"""Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels."""
+"""Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels; a side up to `WINDOW` is not cut."""
 
 UNION = " or "
 
-DIGITAL_NUMBERS = 1.5
-"""A median above this is no reflectance."""
+MARGIN = 64
+"""Pixels without data after the short side of a strip; with none, strips of val chips lose up to 0.3 % accuracy to the shape of the visual tokens."""
+
+PIXELS_TOGETHER = 2 * LARGEST_CHIP**2
+"""Chips that a GPU takes in one pass hold at most so many pixels."""
 
 
 class UnusedBand(UserWarning):
@@ -71,9 +75,11 @@ class Segmentation:
     probabilities: NDArray[np.float32]
     """(N, K, H, W) in 0..1, NaN where there is no data."""
     presence: NDArray[np.float32]
-    """(N, K) in 0..1: that the class is there at all, as the language model says before its answer; NaN for large chips."""
+    """(N, K) in 0..1: that the class is there at all, as the language model says before its answer; of a chip with a side above `LARGEST_CHIP` the
+    maximum over its windows; NaN for chips without data."""
     classes: tuple[ClassQuery, ...]
     reflectance: NDArray[np.float32]
+    """(N, C, H, W) as the model saw it: the bands used, NaN in all of them where one has no data."""
     bands: tuple[str, ...]
 
     overlaps: tuple[frozenset[int], ...] = ()
@@ -284,35 +290,49 @@ class Spex:
         split = {lexicon.terms[part].parent for part in parts} - {""}
         return [*lexicon.roots, *(child for root in lexicon.roots if root in split for child in lexicon.children(root))]
 
-    @torch.inference_mode()
     def segment(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Segmentation:
         """Return what the model sees.
 
         Parameters
         ----------
         reflectance
-            (N, C, H, W) surface reflectance, 0..1, slightly negative allowed, NaN = no data; any height and width.
+            (N, C, H, W) surface reflectance, 0..1, slightly negative allowed, NaN = no data; any height and width. A pixel that is NaN in any of the
+            bands used is no data, as in a map: the model sees it as NaN in all of them, and the result is NaN there.
         bands
             Canonical names of the C channels in their order. Channels that the weights were not trained on are left out with a warning.
         classes
             Names or queries of K classes.
+
+        Returns
+        -------
+        Segmentation
+            Chips with a side above `LARGEST_CHIP` are blended from windows of `WINDOW` pixels; their other side is not cut where it fits one. On the
+            CPU a chip gets the same bits alone and among others; on a GPU chips share passes, and the last digits may differ.
 
         Raises
         ------
         UnknownBand, UnknownClass, InvalidReflectance
             A wrong band set, a word that the model does not know, or an array that cannot be reflectance of these bands.
         """
-        values = check_reflectance(reflectance, bands)
+        values = as_chips(reflectance, bands)
         check_bands(bands, self.required_bands)
         used = [i for i, name in enumerate(bands) if name in self.bands]
         if len(used) < len(bands):
             left = ", ".join(name for name in bands if name not in self.bands)
             warnings.warn(f"these weights do not use {left}; left out", UnusedBand, stacklevel=2)
-        queries = self.resolve(classes)
         values, names = values[:, used], tuple(bands[i] for i in used)
-        planner = self.planner(names, queries)
-        chips = [self._chip(planner, chip) for chip in values]
-        return Segmentation(np.stack([p for p, _ in chips]), np.stack([s for _, s in chips]), queries, values, names, self._overlaps(queries))
+        check_reflectance(values, names)
+        return self._segment(values, names, self.resolve(classes))
+
+    @torch.inference_mode()
+    def _segment(self, values: NDArray[np.float32], bands: tuple[str, ...], queries: tuple[ClassQuery, ...]) -> Segmentation:
+        """Return what `segment` does of reflectance (N, C, H, W) that was checked."""
+        missing = np.isnan(values.sum(1, keepdims=True))  # in any band
+        values = np.where(missing, np.float32(np.nan), values)
+        probabilities, presence = self._answer(self.planner(bands, queries), values)
+        presence[missing.reshape(len(missing), -1).all(1)] = np.nan
+        probabilities = np.where(missing, np.float32(np.nan), probabilities)
+        return Segmentation(probabilities, presence, queries, values, bands, self._overlaps(queries))
 
     def generate(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Generation:
         """Return what `segment` returns, and what the language model itself writes about each chip and class, checked against the mask.
@@ -335,7 +355,7 @@ class Spex:
         if len(query.parts) > 1:
             return unwritten(f"the language model writes about single classes; ask for {' and '.join(query.parts)}")
         prompts = self.processor.prompts([[Request(query.target, query.instruction)]]).to(self.device)
-        written = self.model.generate_text(self._padded(chip), prompts, bands, self.processor.end)[0][0]
+        written = self.model.generate_text(self._padded(chip[None]), prompts, bands, self.processor.end)[0][0]
         mask = MaskOfClass.of(self.processor.lexicon.terms[query.target].phrase, counted.mask(k), counted.valid)
         return free_text(self.processor.text([*prompts.tokens[prompts.answer].tolist(), *written]), mask)
 
@@ -346,62 +366,62 @@ class Spex:
         """
         hidden = {}
         for band_name in result.bands:
-            rest = [each for each in result.bands if each != band_name]
+            rest = tuple(each for each in result.bands if each != band_name)
             if rest and all(channel_of(each, rest) is not None for each in self.required_bands):
                 chip = result.reflectance[index][None, [result.bands.index(each) for each in rest]]
-                hidden[band_name] = self.segment(chip, rest, result.classes).probabilities[0]
+                hidden[band_name] = self._segment(chip, rest, result.classes).probabilities[0]
         return hidden
 
-    def _chip(self, planner: Planner, chip: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return probabilities (K, H, W) and presence (K,) of one chip (C, H, W)."""
-        height, width = chip.shape[1:]
+    def _answer(self, planner: Planner, chips: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return probabilities (N, K, H, W), of no meaning where there is no data, and presence (N, K) of chips (N, C, H, W)."""
+        height, width = chips.shape[2:]
         if max(height, width) > LARGEST_CHIP:
-            result, presence = self._in_windows(planner, chip), np.full(planner.classes, np.nan, np.float32)
+            parts = [self._in_windows(planner, chip) for chip in chips]
         else:
-            output = planner.predict(self._tensor(chip, *(-(-side // self.config.stride) * self.config.stride for side in (height, width))))
-            result, presence = output[0][0, :, :height, :width].cpu().numpy(), output[1][0].cpu().numpy()
-        result[:, np.isnan(chip).all(0)] = np.nan
-        return result, presence
+            together = self._together(height, width)
+            parts = [self._pass(planner, chips[first : first + together]) for first in range(0, len(chips), together)]
+        return np.concatenate([p for p, _ in parts]), np.concatenate([s for _, s in parts])
 
-    def _in_windows(self, planner: Planner, chip: NDArray[np.float32]) -> NDArray[np.float32]:
-        height, width = chip.shape[1:]
-        """Return probabilities (K, H, W) of a large chip, blended over the lattice of windows."""
+    def _together(self, height: int, width: int) -> int:
+        """Return how many chips of that size share a pass."""
+        # On the CPU, kernels chosen by batch size change the last bits, and a chip must not depend on its neighbours; nor is a batch faster there.
+        if torch.device(self.device).type != "cuda":
+            return 1
+        return max(1, PIXELS_TOGETHER // (self._multiple(height) * self._multiple(width)))
+
+    def _pass(self, planner: Planner, chips: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `_answer` does, in one pass of the model."""
+        height, width = chips.shape[2:]
+        probabilities, presence = planner.predict(self._padded(chips))
+        return probabilities[..., :height, :width].cpu().numpy(), presence.cpu().numpy()
+
+    def _in_windows(self, planner: Planner, chip: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return what `_answer` does of one large chip (C, H, W): probabilities blended over the lattice of windows, the maximum of presence."""
+        rows, columns = (self._windows_along(side) for side in chip.shape[1:])
+        # Pixels beyond the chip are no data; the first windows may start before it.
+        (above, below), (before, after) = ((-next(iter(axis)), WINDOW) for axis in (rows, columns))
+        padded = np.pad(chip, ((0, 0), (above, below), (before, after)), constant_values=np.nan)[None]
+        total = np.zeros((1, planner.classes, *padded.shape[2:]), np.float32)
+        largest = np.zeros((1, planner.classes), np.float32)
+        for (top, down), (left, across) in product(rows.items(), columns.items()):
+            where = np.s_[..., above + top : above + top + len(down), before + left : before + left + len(across)]
+            if not np.isnan(padded[where]).all():
+                probabilities, presence = self._pass(planner, padded[where])
+                total[where] += probabilities * np.outer(down, across)
+                largest = np.maximum(largest, presence)
+        return total[..., above : above + chip.shape[1], before : before + chip.shape[2]], largest
+
+    def _windows_along(self, side: int) -> dict[int, NDArray[np.float32]]:
+        """Return the first pixel of each window along a side, perhaps negative, and the weights of its pixels, which sum to 1 at every pixel."""
+        if side <= WINDOW:
+            return {0: np.ones(min(self._multiple(side + MARGIN), WINDOW), np.float32)}
         share = (blend_weights(WINDOW, STRIDE) / blend_total(WINDOW, STRIDE)).astype(np.float32)
-        weight = np.outer(share, share)
-        # Pixels beyond the chip are no data; the first windows start up to one stride before it.
-        padded = np.pad(chip, ((0, 0), *((STRIDE, WINDOW) for _ in range(2))), constant_values=np.nan)
-        total = np.zeros((planner.classes, *padded.shape[1:]), np.float32)
-        for top in window_starts(0, height, WINDOW, STRIDE):
-            for left in window_starts(0, width, WINDOW, STRIDE):
-                where = np.s_[:, STRIDE + top : STRIDE + top + WINDOW, STRIDE + left : STRIDE + left + WINDOW]
-                total[where] += planner(self._tensor(padded[where], WINDOW, WINDOW))[0].cpu().numpy() * weight
-        return total[:, STRIDE : STRIDE + height, STRIDE : STRIDE + width]
+        return dict.fromkeys(window_starts(0, side, WINDOW, STRIDE), share)
 
-    def _padded(self, chip: NDArray[np.float32]) -> torch.Tensor:
-        stride = self.config.stride
-        return self._tensor(chip, *(-(-side // stride) * stride for side in chip.shape[1:]))
+    def _multiple(self, side: int) -> int:
+        return -(-side // self.config.stride) * self.config.stride
 
-    def _tensor(self, chip: NDArray[np.float32], height: int, width: int) -> torch.Tensor:
-        padding = ((0, 0), (0, height - chip.shape[1]), (0, width - chip.shape[2]))
-        return torch.from_numpy(np.pad(chip, padding, constant_values=np.nan))[None].to(self.device)
-
-
-def check_reflectance(reflectance: NDArray[np.floating], bands: Sequence[str]) -> NDArray[np.float32]:
-    """Return the array as float32 if it can be reflectance of these bands, else raise `InvalidReflectance`."""
-    array = np.asarray(reflectance)
-    if array.ndim != 4:
-        raise InvalidReflectance(f"reflectance has shape {array.shape}; it must be (N, C, H, W): chips, bands, height, width")
-    if 0 in array.shape:
-        raise InvalidReflectance(f"reflectance is empty: shape {array.shape}")
-    if array.shape[1] != len(bands):
-        raise InvalidReflectance(f"reflectance has {array.shape[1]} channels but {len(bands)} bands are named: {', '.join(bands)}")
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise InvalidReflectance(f"reflectance is {array.dtype}; it must be floating point")
-    values = array.astype(np.float32)
-    finite = np.isfinite(values)
-    if np.isinf(values).any():
-        raise InvalidReflectance("reflectance holds infinite values; mark pixels without data by NaN")
-    if finite.any() and float(np.median(np.abs(values[finite]))) > DIGITAL_NUMBERS:
-        median = float(np.median(values[finite]))
-        raise InvalidReflectance(f"median {median:g} is no reflectance: these look like digital numbers; apply the product's scale and offset first")
-    return values
+    def _padded(self, chips: NDArray[np.float32]) -> torch.Tensor:
+        """Return chips (N, C, H, W) with sides that are multiples of the model's stride; what is added is no data."""
+        padding = ((0, 0), (0, 0), *((0, self._multiple(side) - side) for side in chips.shape[2:]))
+        return torch.from_numpy(np.pad(chips, padding, constant_values=np.nan)).to(self.device)

@@ -171,7 +171,12 @@ def status(output: Output, as_json: AsJson = False) -> int:
 @app.command()
 @_command
 def validate(
-    output: Output, deep: Annotated[bool, typer.Option("--deep", help="Read every checksum and every overview.")] = False, as_json: AsJson = False
+    output: Output,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every checksum and every overview.")] = False,
+    schemas: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of STAC extension schemas, such as DIR/projection/v2.0.0/schema.json.")
+    ] = None,
+    as_json: AsJson = False,
 ) -> int:
     """Check headers, sizes and documents of an output."""
     from pipeline.storage import Storage
@@ -180,7 +185,7 @@ def validate(
     storage = Storage(output)
     if not storage.exists("catalog.json"):
         raise JobError(f"{output} holds no catalog.json; is it the output of a job?")
-    report = validate_output(storage, deep)
+    report = validate_output(storage, deep, schemas)
     if as_json:
         _echo_json(asdict(report))
     else:
@@ -188,7 +193,7 @@ def validate(
             typer.echo(f"{problem.path}: {problem.reason}")
         typer.echo(f"{report.files} files checked, {len(report.problems)} problems")
         if report.unchecked:
-            typer.echo(f"not checked against schemas that are not at hand: {', '.join(report.unchecked)}")
+            typer.echo(f"not checked against schemas that are not at hand (--schemas DIR): {', '.join(report.unchecked)}")
     return FAILED if report.problems else DONE
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -43,6 +45,7 @@ def cluster(address: str | None = None) -> Iterator[dict[str, float]]:
     # Ray says with every local start that tokens are on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         if address == "local":
             ray.init(
@@ -52,6 +55,9 @@ def cluster(address: str | None = None) -> Iterator[dict[str, float]]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, runtime_env={"env_vars": dict(WORKER_ENVIRONMENT)})
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise RunInterrupted(f"no Ray cluster at {address}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        # Ray puts handlers of its own there, which print a stack and abort.
+        signal.signal(signal.SIGTERM, terminate)
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         yield dict(resources)

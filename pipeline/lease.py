@@ -35,12 +35,22 @@ class Lease:
         if not self._storage.create_bytes(PATH, self._document()):
             holder = self._holder()
             if holder is not None:
-                raise OutputHeld(
-                    f"{self._storage.root} is held by another run ({holder}); wait for it, or delete {self._storage.url(PATH)} if that run is gone"
-                )
+                raise self._held_by(holder)
             self._storage.write_bytes(PATH, self._document())
         self._renewer.start()
         return self
+
+    def refuse_if_held(self) -> None:
+        """Raise `OutputHeld` where another run holds the output now; takes nothing."""
+        if self._storage.exists(PATH):
+            holder = self._holder()
+            if holder is not None:
+                raise self._held_by(holder)
+
+    def _held_by(self, holder: str) -> OutputHeld:
+        return OutputHeld(
+            f"{self._storage.root} is held by another run ({holder}); wait for it, or delete {self._storage.url(PATH)} if that run is gone"
+        )
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Give the lease back."""

@@ -65,7 +65,14 @@ class Run:
 
 def prepare(job: JobSpec, *, block: int | None = None) -> Plan:
     """Return the plan that a run of `job` would freeze now; writes nothing."""
-    return _plan(Request.of(job), _frozen_series(Storage(job.output), job.name), block)
+    frozen = _frozen_series(Storage(job.output), job.name)
+    plan = _plan(Request.of(job), frozen, block)
+    if frozen is not None:
+        try:
+            frozen.check_unchanged(plan.series)
+        except JobError as error:
+            log.warning("a run would be refused: %s", error)
+    return plan
 
 
 def run_job(job: JobSpec, *, new_series: bool = False, workers: int | None = None, block: int | None = None, address: str | None = None) -> int:
@@ -89,6 +96,8 @@ def run_job(job: JobSpec, *, new_series: bool = False, workers: int | None = Non
     """
     storage = Storage(job.output)
     storage.check_writable()
+    lease = Lease(storage)
+    lease.refuse_if_held()
     request = Request.of(job)
     frozen = None if new_series else _frozen_series(storage, job.name)
     run = _unfinished(storage, request.key) or _new_run(request, _plan(request, frozen, block))
@@ -96,7 +105,7 @@ def run_job(job: JobSpec, *, new_series: bool = False, workers: int | None = Non
         frozen.check_unchanged(run.plan.series)
     if block is not None:
         run = replace(run, plan=replace(run.plan, block=block))
-    with Lease(storage), _storage_errors(job.output):
+    with lease, _storage_errors(job.output):
         return Session(storage, job, request.model, run.record, run.plan, run.is_new, workers, address).execute()
 
 
@@ -127,8 +136,8 @@ def _plan(request: Request, frozen: Series | None, block: int | None) -> Plan:
 
 def _raise_no_scenes(job: JobSpec, period: str, refused: list[tuple[str, str]]) -> None:
     unusable = f" ({len(refused)} were refused, the first, {refused[0][0]}, because {refused[0][1]})" if refused else ""
-    sentence = f"no scene in {job.source.catalog} shows the region of {job.name} in {period}{unusable}; nothing to do"
-    raise JobError(sentence) if job.fail_on_empty else NoScenes(sentence)
+    sentence = f"no scene in {job.source.catalog} shows the region of {job.name} in {period}{unusable}"
+    raise JobError(f"{sentence}, which fail_on_empty makes an error") if job.fail_on_empty else NoScenes(f"{sentence}; nothing to do")
 
 
 def _frozen_series(storage: Storage, name: str) -> Series | None:
@@ -149,7 +158,7 @@ def _records(storage: Storage) -> list[RunRecord]:
 def _unfinished(storage: Storage, key: str) -> Run | None:
     """Return the newest run if it asked for the same and did not end."""
     records = _records(storage)
-    if not records or records[-1].key != key or records[-1].state not in ("planned", "running"):
+    if not records or records[-1].key != key or records[-1].state not in ("planned", "running", "interrupted"):
         return None
     log.info("going on with run %s", records[-1].run_id)
     return Run(records[-1], Plan.from_parquet(storage.read_bytes(f"runs/{records[-1].run_id}/plan.parquet")), is_new=False)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-RunState = Literal["planned", "running", "done", "failed"]
+RunState = Literal["planned", "running", "interrupted", "done", "failed"]
 TileState = Literal["done", "skipped", "failed"]
 
 _TILES_SCHEMA = pa.schema(

@@ -61,7 +61,11 @@ class Session:
             return 0
         with RunLog(self._storage, f"{self._folder}/log"):
             skipped = [TileRecord(tile.id, "skipped", published[tile.id].key.version) for tile in plan.tiles if tile.id not in wanted]
-            return self._finish(self._map(todo, skipped, published))
+            try:
+                return self._finish(self._map(todo, skipped, published))
+            except (KeyboardInterrupt, SystemExit):
+                self._save(state="interrupted")
+                raise
 
     def _map(self, todo: list[TilePlan], ended: list[TileRecord], published: Mapping[str, PublishedTile]) -> list[TileRecord]:
         if self._is_new:

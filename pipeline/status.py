@@ -28,7 +28,7 @@ class RunStatus:
     series: str
     period: str
     state: str
-    """planned, running, done or failed; a run that was killed stays `running` until the same job is run again."""
+    """planned, running, interrupted (by a signal), done or failed; a run that was killed stays `running` until the same job is run again."""
     started: str
     ended: str | None
     tiles: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,13 @@ def load_training(path: str | Path, overrides: Sequence[str] = ()) -> TrainingSp
     try:
         return TrainingSpec.model_validate(data)
     except ValidationError as error:
-        raise JobError(first_error(error, Written(name, lines, overridden), TrainingSpec)) from None
+        raise JobError(first_error(error, Written(name, lines, _made_by(overridden, lines)), TrainingSpec)) from None
+
+
+def _made_by(overridden: frozenset[tuple[str, ...]], lines: Mapping[tuple[str | int, ...], int]) -> frozenset[tuple[str, ...]]:
+    """Return the keys that overrides set, with the sections around them that the file does not have."""
+    around = {path[:end] for path in overridden for end in range(1, len(path))}
+    return overridden | {section for section in around if section not in lines}
 
 
 def _resolve(data: dict[str, Any], folder: Path, overridden: frozenset[tuple[str, ...]]) -> None:

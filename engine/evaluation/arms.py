@@ -14,12 +14,14 @@ shuffled  index       index attributes of the same class on a chip of another pl
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from engine.evaluation.errors import InvalidEvaluation
 from engine.evaluation.metrics import IGNORE
 from engine.evaluation.predictors import padded
 from engine.planner import Planner
@@ -34,18 +36,32 @@ ARMS = {"none": "none", "index": "index", "labels": "labels", "shuffled": "index
 REGIONS = 1
 """Regions told of each class: as many as training tells."""
 
+log = logging.getLogger(__name__)
+
 
 class SpexPredictor:
-    """SPEX on one band set and one list of classes, under one arm."""
+    """SPEX on one band set and one list of classes, under one arm; without `offsets`, those of its configuration are left out."""
 
-    name = "spex"
     calibrated = True
 
-    def __init__(self, spex: Spex, bands: Sequence[str], classes: Sequence[str], arm: str = "none", regions: int = REGIONS, seed: int = 0) -> None:
+    def __init__(
+        self,
+        spex: Spex,
+        bands: Sequence[str],
+        classes: Sequence[str],
+        arm: str = "none",
+        regions: int = REGIONS,
+        seed: int = 0,
+        offsets: bool = True,
+    ) -> None:
         self.spex, self.arm, self.source, self.regions, self.seed = spex, arm, ARMS[arm], regions, seed
         self.classes = tuple(spex.resolve([name])[0].target for name in classes)
         self.planner = spex.planner(bands, classes)
         self.asked = answered_classes(spex, self.planner)
+        self.has_offsets = bool(self.planner.get_buffer("offsets").any())
+        self.name = "spex" if offsets else "spex, no offsets"
+        if not offsets:
+            self.planner.get_buffer("offsets").zero_()
 
     @torch.inference_mode()
     def __call__(self, chips: LabelledChips, index: int) -> NDArray[np.float32]:
@@ -90,6 +106,22 @@ def answered_classes(spex: Spex, planner: Planner) -> list[str]:
 
 
 def another_place(places: Sequence[str], index: int, seed: int) -> int:
-    """Return a chip of another place, always the same one for a seed; the chip itself where there is only one place."""
+    """Return a chip of another place, always the same one for a seed.
+
+    Raises
+    ------
+    InvalidEvaluation
+        There is only one place.
+    """
     others = [i for i, place in enumerate(places) if place != places[index]]
-    return others[int(np.random.default_rng((seed, index)).integers(len(others)))] if others else index
+    if not others:
+        raise InvalidEvaluation(f"the arm shuffled needs chips of two places, all lie at {places[index]!r}; leave the arm out")
+    return others[int(np.random.default_rng((seed, index)).integers(len(others)))]
+
+
+def possible_arms(arms: Sequence[str], places: Sequence[str]) -> tuple[str, ...]:
+    """Return the arms that chips of these places offer: where all are of one place there is no other place's text to give."""
+    if "shuffled" in arms and len(set(places)) < 2:
+        log.warning("arm shuffled left out: its attributes are those of another place, and all chips lie at %s", places[0])
+        return tuple(arm for arm in arms if arm != "shuffled")
+    return tuple(arms)

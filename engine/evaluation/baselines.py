@@ -21,7 +21,7 @@ DARKEST = 1e-3
 """Reflectance below this counts as this in an index, which keeps ratios finite."""
 
 PIXELS = 60_000
-"""Pixels sampled for boosting, the same number of each class as far as there are."""
+"""Pixels sampled for boosting."""
 
 
 class Thresholds:
@@ -49,7 +49,7 @@ class Thresholds:
 
 
 class Boosting:
-    """Histogram gradient boosting (scikit-learn) of each pixel's bands and indices, trained on the clean labels."""
+    """Histogram gradient boosting (scikit-learn) of each pixel's bands and indices, trained on the clean labels, classes as often as they are."""
 
     name = "boosting"
     source = "none"
@@ -60,7 +60,7 @@ class Boosting:
 
         self.classes = train.classes
         features, labels = sampled_pixels(train, pixels, seed)
-        self.model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.08, max_leaf_nodes=31, class_weight="balanced", random_state=seed)
+        self.model = HistGradientBoostingClassifier(max_iter=200, learning_rate=0.08, max_leaf_nodes=31, random_state=seed)
         self.model.fit(features, labels)
 
     def __call__(self, chips: LabelledChips, index: int) -> NDArray[np.float32]:
@@ -81,22 +81,19 @@ def pixel_features(chip: NDArray[np.float32], bands: Sequence[str]) -> NDArray[n
 
 
 def sampled_pixels(train: LabelledChips, pixels: int, seed: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return features and labels of pixels with data and a label: of each class as many, and of each place as many as the class has there to give."""
+    """Return features and labels of up to so many pixels with data and a label: every place has the same weight, classes are as often as they are."""
     generator = np.random.default_rng(seed)
     labels = train.labels if train.clean is None else train.clean
     chip, pixel = np.nonzero(((labels != IGNORE) & ~np.isnan(train.reflectance).all(1)).reshape(len(train), -1))
-    classes = labels.reshape(len(train), -1)[chip, pixel]
     _, place = np.unique(np.asarray(train.places), return_inverse=True)
-    chosen = np.concatenate(
-        [_balanced(np.flatnonzero(classes == k), place[chip], pixels // len(train.classes), generator) for k in np.unique(classes)]
-    )
+    chosen = _of_every_place(place[chip], pixels, generator)
     features: list[Any] = [pixel_features(train.reflectance[i], train.bands)[pixel[chosen[chip[chosen] == i]]] for i in range(len(train))]
-    answers = [classes[chosen[chip[chosen] == i]] for i in range(len(train))]
+    answers = [labels[i].ravel()[pixel[chosen[chip[chosen] == i]]] for i in range(len(train))]
     return np.concatenate(features), np.concatenate(answers)
 
 
-def _balanced(rows: NDArray[np.intp], place: NDArray[np.intp], wanted: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """Return up to `wanted` of the rows, each drawn with a chance that gives every place the same weight."""
-    _, inverse, counts = np.unique(place[rows], return_inverse=True, return_counts=True)
+def _of_every_place(place: NDArray[np.intp], wanted: int, generator: np.random.Generator) -> NDArray[np.intp]:
+    """Return up to `wanted` positions, each drawn with a chance that gives every place the same weight."""
+    _, inverse, counts = np.unique(place, return_inverse=True, return_counts=True)
     weight = 1.0 / counts[inverse]
-    return np.asarray(generator.choice(rows, min(wanted, len(rows)), replace=False, p=weight / weight.sum()))
+    return np.asarray(generator.choice(len(place), min(wanted, len(place)), replace=False, p=weight / weight.sum()))

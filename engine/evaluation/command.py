@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from engine.errors import UnknownClass
 from engine.evaluation import baselines, unet
-from engine.evaluation.arms import ARMS, SpexPredictor
+from engine.evaluation.arms import ARMS, SpexPredictor, possible_arms
 from engine.evaluation.assess import (
     INTERVAL,
     Assessment,
@@ -24,27 +22,22 @@ from engine.evaluation.assess import (
     reliability_document,
     score_document,
 )
-from engine.evaluation.datasets import SALT_LAKE, default_band_sets, find_chips, load_hls, load_split, parse_bands, training_chips
+from engine.evaluation.datasets import SALT_LAKE, default_band_sets, find_chips, load_split, parse_bands, training_chips
+from engine.evaluation.errors import InvalidEvaluation
 from engine.evaluation.fitting import Fit, best_device
+from engine.evaluation.lessons import Lessons, Windows, read_lessons
 from engine.evaluation.page import write_page
 from engine.evaluation.predictors import Prediction, Predictor, in_bands, predict
 from engine.evaluation.tables import markdown
 from engine.spex import Spex
-from engine.training.batches import BatchMaker
-from engine.training.chip_folder import InvalidChips, LabelledChips
-from engine.training.rededge import fit_red_edge
-from engine.training.survey import load_survey
-from spexmap import SpexmapError, __version__
+from engine.training.chip_folder import LabelledChips
+from spexmap import __version__
 
 BASELINES = ("thresholds", "boosting", "unet")
-UNET_STEPS, UNET_BATCH, UNET_WINDOW = 5300, 8, 96
-"""Steps, windows a step and pixels of their sides, as spex-small was trained."""
+UNET_STEPS = 5000
+"""As many as spex-small's instruction tuning has (examples/train/spex-small.yaml). SPEX has two stages before it, the U-Net begins at random."""
 
 log = logging.getLogger(__name__)
-
-
-class InvalidEvaluation(SpexmapError, ValueError):
-    """An evaluation that cannot be made as asked: an arm or a baseline that does not exist."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +72,18 @@ def evaluate(asked: Evaluation) -> dict[str, Any]:
     Raises
     ------
     InvalidEvaluation, InvalidChips, ModelNotFound, UnknownBand, UnknownClass
-        What is asked cannot be evaluated; nothing is written.
+        What is asked cannot be evaluated, or a baseline has nothing to learn from; nothing is predicted or written.
     """
     _check(asked)
     chips = load_split(asked.data, asked.split, asked.kinds)
+    asked = replace(asked, arms=possible_arms(asked.arms, chips.places))
     spex = Spex.load(asked.model, asked.device, asked.threads)
     _check_classes(spex, chips)
     names = tuple(asked.bands) or default_band_sets(chips.bands)
     sets = {name: parse_bands(name, chips.bands) for name in names}
-    predictions = list(_predictions(asked, spex, chips, sets))
-    assessments = _assessments(predictions, chips, _left_out(asked, chips))
+    left_out, lessons = _left_out(asked, chips), _lessons(asked, chips, sets)
+    predictions = list(_predictions(asked, spex, chips, sets, lessons))
+    assessments = _assessments(predictions, chips, left_out)
     document = _document(asked, spex, chips, sets, assessments)
     asked.out.mkdir(parents=True, exist_ok=True)
     (asked.out / "evaluation.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
@@ -129,70 +124,53 @@ def _left_out(asked: Evaluation, chips: LabelledChips) -> tuple[str, ...]:
     return tuple(asked.left_out)
 
 
-def _predictions(asked: Evaluation, spex: Spex, chips: LabelledChips, sets: dict[str, tuple[str, ...]]) -> Iterator[Prediction]:
-    """Yield SPEX on every band set, its other arms on the first one, then every baseline on every band set."""
+def _lessons(asked: Evaluation, chips: LabelledChips, sets: dict[str, tuple[str, ...]]) -> Lessons:
+    """Return what the baselines learn from; raises where something of it is not there."""
+    if not {"boosting", "unet"} & set(asked.baselines):
+        return Lessons()
+    path = training_chips(asked.data, asked.split, asked.train)
+    return read_lessons(asked.baselines, path, chips, sets, asked.seed, asked.kinds)
+
+
+def _predictions(asked: Evaluation, spex: Spex, chips: LabelledChips, sets: dict[str, tuple[str, ...]], lessons: Lessons) -> Iterator[Prediction]:
+    """Yield SPEX on every band set, its other arms and itself without offsets on the first one, then every baseline on every band set."""
     main = next(iter(sets))
     for name, bands in sets.items():
         seen = in_bands(chips, bands)
         for arm in ("none", *(each for each in asked.arms if each != "none" and name == main)):
             log.info("spex on %s, attributes: %s", name, arm)
             yield predict(SpexPredictor(spex, bands, chips.classes, arm, seed=asked.seed), seen, name, arm)
+    plain = SpexPredictor(spex, sets[main], chips.classes, offsets=False)
+    if plain.has_offsets:
+        log.info("spex on %s, without offsets", main)
+        yield predict(plain, in_bands(chips, sets[main]), main)
     for baseline in asked.baselines:
-        for name, predictor, seen in _baseline(asked, baseline, chips, sets, spex):
+        for name, predictor, seen in _baseline(asked, baseline, chips, sets, spex, lessons):
             log.info("%s on %s", baseline, name)
             yield predict(predictor, seen, name)
 
 
 def _baseline(
-    asked: Evaluation, baseline: str, chips: LabelledChips, sets: dict[str, tuple[str, ...]], spex: Spex
+    asked: Evaluation, baseline: str, chips: LabelledChips, sets: dict[str, tuple[str, ...]], spex: Spex, lessons: Lessons
 ) -> Iterator[tuple[str, Predictor, LabelledChips]]:
     seen = {name: in_bands(chips, bands) for name, bands in sets.items()}
     if baseline == "thresholds":
         rules = baselines.Thresholds([each.target for each in spex.resolve(chips.classes)])
         yield from ((name, rules, each) for name, each in seen.items())
     elif baseline == "boosting":
-        train = load_split(training_chips(asked.data, asked.split, asked.train), "train", asked.kinds)
-        _check_same_classes(train, chips)
+        assert lessons.pixels is not None
         for name, bands in sets.items():
-            yield name, baselines.Boosting(in_bands(train, bands), asked.seed), seen[name]
+            yield name, baselines.Boosting(in_bands(lessons.pixels, bands), asked.seed), seen[name]
     else:
-        network = unet.UNetPredictor(fit_unet(asked), spex.device)
+        assert lessons.windows is not None
+        network = unet.UNetPredictor(fit_unet(asked, lessons.windows), spex.device)
         yield from ((name, network, each) for name, each in seen.items())
 
 
-def _check_same_classes(train: LabelledChips, chips: LabelledChips) -> None:
-    if train.classes != chips.classes:
-        raise InvalidChips(f"training chips have the classes {', '.join(train.classes)}, evaluated ones {', '.join(chips.classes)}")
-
-
-def fit_unet(asked: Evaluation) -> unet.UNet:
-    """Return the U-Net trained on the windows of SPEX's training; goes on from OUT/unet/state.pt where an evaluation was interrupted.
-
-    Raises
-    ------
-    InvalidChips
-        The chips are a user's: windows are drawn from the shared chips only.
-    """
-    path = training_chips(asked.data, asked.split, asked.train)
-    if path.suffix != ".npz":
-        raise InvalidChips(f"{path}: the U-Net baseline learns from the windows of the shared chips (.npz); leave it out, or use boosting")
-    maker = window_maker(path, asked.seed)
-    key = f"unet {path.name} {torch.__version__}"
-    return unet.train_unet(maker, Fit(asked.unet_steps, unet.RATE, asked.seed, best_device(asked.device), asked.out / "unet" / "state.pt", key=key))
-
-
-def window_maker(path: Path, seed: int) -> BatchMaker:
-    """Return the maker of training windows of an .npz file of shared chips, with the red edge and the survey that lie beside them."""
-    from engine.processing import DEFAULT_TERMS, Lexicon, SpexProcessor, train_tokenizer
-
-    root = path.parent.parent
-    spectra = root.parent / "spectra" / "lucas-s2-toa.npz"
-    for file in (root / "s2-unlabelled" / "bigearthnet.npz", spectra):
-        if not file.is_file():
-            raise InvalidChips(f"{file} is missing; the windows of SPEX's training need it")
-    words = SpexProcessor(train_tokenizer(["water"], 300), Lexicon(DEFAULT_TERMS))
-    red_edge = fit_red_edge(root / "s2-unlabelled" / "bigearthnet.npz", spectra)
-    return BatchMaker(load_hls(path), words, red_edge, load_survey(spectra), UNET_BATCH, UNET_WINDOW, seed)
+def fit_unet(asked: Evaluation, windows: Windows) -> unet.UNet:
+    """Return the U-Net trained on windows; goes on from OUT/unet/state.pt where the same evaluation was interrupted."""
+    state = asked.out / "unet" / "state.pt"
+    return unet.train_unet(windows.maker, Fit(asked.unet_steps, unet.RATE, asked.seed, best_device(asked.device), state, key=windows.key))
 
 
 def _assessments(predictions: Sequence[Prediction], chips: LabelledChips, left_out: Sequence[str]) -> list[list[Assessment]]:

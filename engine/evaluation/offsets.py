@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.evaluation.command import window_maker
 from engine.evaluation.datasets import find_chips
+from engine.evaluation.lessons import window_maker
 from engine.evaluation.metrics import IGNORE, confusion_counts, mean_over_classes, overlap_scores
 from engine.evaluation.unet import labelled_windows
 from engine.spex import Spex

@@ -1,8 +1,9 @@
-"""The baseline to beat: a U-Net of SPEX's size that sees what SPEX's stem sees, trained on the same windows for as many steps.
+"""The baseline to beat: a U-Net of SPEX's size that sees what SPEX's stem sees, trained on the same windows.
 
 The same: bands of whatever sensor a batch has, interpolated to the anchors, as reflectance and square root, with brightness, indices, validity
 and what is missing (`SpectralStem`); windows, augmentation, surveyed patches, clean labels and pixel weights (`BatchMaker`); batch, optimizer,
-schedule, precision. Not there: words, attributes, presence, kinds of vegetation.
+schedule, precision, and as many steps as SPEX's instruction tuning has. Not there: words, attributes, presence, kinds of vegetation, offsets of the
+logits, and the stages before: SPEX is pretrained on unlabelled imagery and aligned with words first.
 """
 
 from __future__ import annotations

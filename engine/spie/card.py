@@ -64,8 +64,7 @@ def data_card(title: str, terms: str, source: Source, cutting: Cutting, scenes: 
         _samples(counts),
         "## Images",
         _images(scenes, counts, cutting),
-        "## Index rules",
-        _rules(scenes),
+        *(["## Index rules", _rules(scenes)] if scenes[0].reading.uses_rules else []),
         "## Indices",
         _indices(scenes),
         "## Regions and size words",
@@ -146,6 +145,8 @@ def _regions(scenes: Sequence[Scene], cutting: Cutting, counts: Counts) -> str:
     cleaning = (
         f"Index masks were opened with a radius of {morphology.opening_m:g} m and closed with {morphology.closing_m:g} m. "
         f"Regions below {morphology.minimum_m2:g} m2 are dropped from index masks, and from the attributes of label masks."
+        if scenes[0].reading.uses_rules
+        else f"Regions below {morphology.minimum_m2:g} m2 are dropped from attributes; masks are the labels as they are."
     )
     by = "the valid area of the chip" if reference is None else f"{reference:g} m2"
     cuts = []

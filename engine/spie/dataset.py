@@ -145,6 +145,7 @@ def build(options: BuildOptions, directory: Path) -> Built:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise InvalidBuild(f"{directory} is there already and not empty; give --out another folder")
     scenes = open_scenes(options)
+    _warn_of_doubts(scenes)
     for scene in scenes:
         log.info("%s: %s, %.4g m, %s", scene.image.name, " x ".join(map(str, scene.image.shape)), scene.resolution, ", ".join(scene.image.bands))
     chips = [(scene, Chip(scene.image, box)) for scene in scenes for box in options.cutting.boxes(scene.image.shape)]
@@ -159,6 +160,14 @@ def build(options: BuildOptions, directory: Path) -> Built:
         card = data_card(options.title, options.terms, options.attribute_source, options.cutting, scenes, counts)
         (partial / "README.md").write_text(card, encoding="utf-8")
     return Built(directory, counts.samples, counts.chips, card)
+
+
+def _warn_of_doubts(scenes: Sequence[Scene]) -> None:
+    """Log how many images look wrongly scaled, and why the first of them does."""
+    doubtful = [scene for scene in scenes if scene.doubt]
+    if doubtful:
+        first = doubtful[0]
+        log.warning("%d of %d images look wrongly scaled; %s: %s", len(doubtful), len(scenes), first.image.origin, first.doubt)
 
 
 def _write_chip(writer: Writer, scene: Scene, chip: Chip, place: int, split: str, options: BuildOptions, counts: Counts) -> None:
@@ -192,8 +201,9 @@ def _check_counts(options: BuildOptions, chips: int, counts: Counts) -> None:
 def _notes(scene: Scene, sample: Sample) -> Mapping[str, Any]:
     """Return what else a row says: the thresholds behind an index mask, and the reason where an instruction carries no attributes."""
     asked, got = scene.reading.source, sample.source
+    used = scene.thresholds.get(sample.target, {}) if "index" in (got, sample.truth.source) else {}
     return {
-        "thresholds": {str(rule): round(value, 4) for rule, value in scene.thresholds.get(sample.target, {}).items()},
+        "thresholds": {str(rule): round(value, 4) for rule, value in used.items()},
         "why_none": scene.left_out.get(sample.target, "") if asked == "index" and got == "none" else "",
     }
 

@@ -21,6 +21,12 @@ from engine.spie.errors import UnusableImagery
 LIMIT_OF_REFLECTANCE = 2.0
 """A median above this is digital numbers, not reflectance."""
 
+BRIGHTEST_BYTE = 0.0255
+"""What a byte can be at most if it is taken for ten-thousandths. Real chips of dark water alone are darker: reason to warn, not to refuse."""
+
+MANY_NEGATIVE = 0.25
+"""A larger share of negative numbers comes from a wrong offset; up to 0.12 were seen on real chips."""
+
 
 class Box(NamedTuple):
     """Pixels of an image; a part of them may lie outside."""
@@ -238,3 +244,14 @@ def check_reflectance(image: Image, sampled: NDArray[np.float32]) -> None:
     middle = float(np.median(finite))
     if not -0.1 <= middle <= LIMIT_OF_REFLECTANCE:
         raise UnusableImagery(f"{image.origin}: the median is {middle:.4g}, reflectance lies between 0 and 1; give --scale and --offset")
+
+
+def calibration_doubt(sampled: NDArray[np.float32]) -> str:
+    """Return why sampled reflectance (C, h, w), NaN = no data, looks wrongly scaled; empty where it does not."""
+    finite = sampled[np.isfinite(sampled)]
+    bright, negative = float(np.percentile(finite, 98)), float((finite < 0).mean())
+    if negative > MANY_NEGATIVE:
+        return f"{negative:.0%} of the numbers are negative: is --offset right?"
+    if bright <= BRIGHTEST_BYTE:
+        return f"98 % of the numbers are below {bright:.4f}, as over dark water alone, after a scale applied twice, or of bytes without --scale 1/255"
+    return ""

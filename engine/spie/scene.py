@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.spie.chips import Chip
-from engine.spie.imagery import Box, Image, check_reflectance, ground_resolution
+from engine.spie.imagery import Box, Image, calibration_doubt, check_reflectance, ground_resolution
 from engine.spie.indices import IndexChoice, choose_indices, compute_index, mean_over, require_indices
 from engine.spie.layers import Clouds, Labels
 from engine.spie.morphology import Morphology
@@ -44,6 +44,11 @@ class Reading:
     size_reference_m2: float | None = None
     resolution: float | None = None
 
+    @property
+    def uses_rules(self) -> bool:
+        """Whether index rules make any mask or attribute."""
+        return self.labels is None or self.source == "index"
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -61,6 +66,8 @@ class Scene:
     picture_bands: tuple[str, ...]
     white: float
     """Reflectance that is 255 in the pictures."""
+    doubt: str = ""
+    """Why the reflectance looks wrongly scaled; empty where it does not."""
 
     def sample(self, chip: Chip, target: str, seen: Sight) -> Sample:
         """Return the sample of one class on a chip."""
@@ -162,6 +169,7 @@ def open_scene(image: Image, reading: Reading) -> Scene:
         choice,
         bands,
         max(float(np.nanpercentile(shown, WHITE_PERCENTILE)), 1e-3),
+        calibration_doubt(sampled),
     )
 
 

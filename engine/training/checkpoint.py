@@ -16,6 +16,7 @@ from engine.modeling import SpexForLandCover
 from engine.processing import SpexProcessor
 from engine.training.config import TrainingSpec
 from engine.training.errors import OtherTraining
+from engine.training.fingerprint import data_identity
 
 STATE = "state.pt"
 
@@ -24,41 +25,43 @@ FREE_KEYS = ("steps", "rate", "warm_up", "micro_batch", "clip", "weight_decay", 
 
 
 def identity(spec: TrainingSpec) -> dict[str, Any]:
-    """Return what must be the same for a state to be gone on from: model, seed, and what batches are made from."""
+    """Return what must be the same for a state to be gone on from: model, seed, data, and how batches are made from them."""
     stages = {name: stage.model_dump(mode="json", exclude=set(FREE_KEYS)) for name, stage in spec.stages.chosen.items()}
-    return {"model": spec.model.model_dump(mode="json"), "seed": spec.seed, "stages": stages}
+    return {"model": spec.model.model_dump(mode="json"), "seed": spec.seed, "stages": stages, "data": data_identity(spec)}
 
 
-def write_state(out: Path, spec: TrainingSpec, state: Mapping[str, Any]) -> None:
-    """Write the state to OUT/state.pt; a reader sees the old one or the new one."""
+def write_state(out: Path, identity: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write the state of the training of an `identity` to OUT/state.pt; a reader sees the old one or the new one."""
     out.mkdir(parents=True, exist_ok=True)
     temporary = out / f".{STATE}.{os.getpid()}"
     with temporary.open("wb") as file:
-        torch.save({"identity": json.dumps(identity(spec), sort_keys=True), **state}, file)
+        torch.save({"identity": json.dumps(identity, sort_keys=True), **state}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(out / STATE)
 
 
-def read_state(out: Path, spec: TrainingSpec) -> dict[str, Any] | None:
+def read_state(out: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the state of OUT/state.pt on the CPU, None where there is none.
+
+    A state from before data were part of an identity is taken as one of these data.
 
     Raises
     ------
     OtherTraining
-        The state was written by a training with another model, seed or batches, or is no state.
+        The state was written by a training with another model, seed, data or batches, or is no state.
     """
     path = out / STATE
     if not path.is_file():
         return None
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-        was = json.loads(state.pop("identity"))
+        was = {"data": identity["data"], **json.loads(state.pop("identity"))}
     except Exception as error:
         raise OtherTraining(
             f"{path} cannot be read as the state of a training ({type(error).__name__}: {error}); delete it or use another --out"
         ) from error
-    differing = _differing(was, identity(spec))
+    differing = _differing(was, identity)
     if differing:
         raise OtherTraining(f"{path} is of another training: {differing}; use another --out, or put that back")
     return state
@@ -72,7 +75,7 @@ def is_finished(out: Path, spec: TrainingSpec) -> bool:
 
 def _differing(was: Any, now: Any, path: str = "") -> str:
     """Return the first setting in which two identities differ, as ``stages.instruction.size was 96, is 64``; empty where none does."""
-    if isinstance(was, dict) and isinstance(now, dict):
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
         for key in sorted({*was, *now}):
             found = _differing(was.get(key), now.get(key), f"{path}.{key}".lstrip("."))
             if found:

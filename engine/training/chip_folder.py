@@ -92,14 +92,21 @@ def is_chip_folder(path: Path) -> bool:
     return (path / "classes.yaml").is_file()
 
 
-def load_chip_folder(path: Path) -> LabelledChips:
+def load_chip_folder(path: Path, every_class: bool = False) -> LabelledChips:
     """Return the chips of a folder, in the order of their names.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    every_class
+        Whether each class must have a pixel with data, as training on it needs.
 
     Raises
     ------
     InvalidChips
         classes.yaml is missing or wrong, an image has no labels or the other way round, a pair does not fit together, numbers are no
-        reflectance after scale and offset, or no pixel has a label of the classes.
+        reflectance after scale and offset, or no pixel has a label of the classes, or with `every_class` of one of them.
     UnknownBand
         A band's name is not canonical or given twice.
     """
@@ -114,8 +121,20 @@ def load_chip_folder(path: Path) -> LabelledChips:
         labels[i, : classes.shape[0], : classes.shape[1]] = classes
     if (labels == IGNORE).all():
         raise InvalidChips(f"{path / 'labels'}: no pixel has one of the codes {', '.join(map(str, legend.classes))} of classes.yaml")
+    if every_class:
+        _check_every_class(path, labels, legend)
     places = tuple(legend.places.get(name, name) for name in names)
     return LabelledChips(reflectance, legend.bands, labels, tuple(legend.classes.values()), places, tuple(names))
+
+
+def _check_every_class(path: Path, labels: NDArray[np.uint8], legend: _Legend) -> None:
+    there = set(np.unique(labels).tolist())
+    absent = [f"{name!r} (code {code})" for index, (code, name) in enumerate(legend.classes.items()) if index not in there]
+    if absent:
+        raise InvalidChips(
+            f"{path / 'classes.yaml'}: no pixel with data in {path / 'labels'} is of class {', '.join(absent)}, so it cannot be learnt; "
+            "take it out of classes, correct its code, or add chips that show it"
+        )
 
 
 def _read_legend(path: Path) -> _Legend:
@@ -212,5 +231,5 @@ def _indices(cover: NDArray[Any], reflectance: NDArray[np.float32], legend: _Leg
     labels = np.full(cover.shape, IGNORE, np.uint8)
     for index, code in enumerate(legend.classes):
         labels[cover == code] = index
-    labels[np.isnan(reflectance).all(0)] = IGNORE
+    labels[np.isnan(reflectance).any(0)] = IGNORE
     return labels

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
 def _number(value: Any) -> Any:
@@ -46,6 +46,22 @@ class ModelSpec(_Section):
     """A trained model: folder, URL, or the name of one that is shipped."""
     changes: dict[str, Any] = {}
     """Fields of the model's configuration to change; with `preset` only."""
+
+    @field_validator("changes")
+    @classmethod
+    def _are_fields(cls, changes: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what is no field, each at its own place in the file."""
+        if changes:
+            # Here, so that reading a training file does not wait for transformers.
+            from engine.configuration import InvalidConfiguration, check_field
+
+            for name in changes:
+                try:
+                    check_field(name)
+                except InvalidConfiguration as error:
+                    wrong = InitErrorDetails(type=_error(str(error)), loc=(name,), input=name)
+                    raise ValidationError.from_exception_data(cls.__name__, [wrong]) from None
+        return changes
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
@@ -221,11 +237,15 @@ class TrainingSpec(_Section):
     bad_steps: int = Field(default=20, gt=0)
     """Steps in a row without a finite loss after which training stops."""
 
+    @staticmethod
+    def needs(stage: str) -> tuple[str, ...]:
+        """Return which keys of `data` a stage reads."""
+        return {"pretraining": ("unlabelled",), "finetuning": ("chips",)}.get(stage, ("chips", "red_edge", "spectra"))
+
     @model_validator(mode="after")
     def _have_their_data(self) -> Self:
-        needs = {"pretraining": ("unlabelled",), "finetuning": ("chips",)}
         for stage in self.stages.chosen:
-            missing = [f"data.{key}" for key in needs.get(stage, ("chips", "red_edge", "spectra")) if not getattr(self.data, key)]
+            missing = [f"data.{key}" for key in self.needs(stage) if not getattr(self.data, key)]
             if missing:
                 raise _error(f"stage {stage} needs {', '.join(missing)}")
         if self.stages.finetuning is not None and self.model.start is None:

@@ -12,8 +12,8 @@ class TrainingDiverged(SpexmapError, ArithmeticError):
 
 
 class OtherTraining(SpexmapError, ValueError):
-    """The output folder holds the state of a training with another model, seed or batches."""
+    """The output folder holds the state of a training with another model, seed, data or batches."""
 
 
-class MissingPackage(SpexmapError, ImportError):
-    """A package of the extra ``train`` is not installed."""
+class MissingResources(SpexmapError, RuntimeError):
+    """What the training asks for is not on this machine or cluster: a GPU, or CPUs for its workers."""

@@ -16,7 +16,7 @@ from engine.modeling import SpexForLandCover
 from engine.processing import SpexProcessor
 from engine.spex import UNION, ClassQuery, Spex
 from engine.training.chip_folder import IGNORE, LabelledChips
-from engine.training.errors import TrainingDataError
+from engine.training.errors import MissingResources, TrainingDataError
 
 THRESHOLDS = np.arange(1, 20) / 20.0
 
@@ -145,5 +145,7 @@ def frozen_copy(model: SpexForLandCover) -> SpexForLandCover:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a training file's word."""
+    """Return the device of a training file's word; raises `MissingResources` where that is CUDA and there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise MissingResources("device is cuda, but PyTorch finds no CUDA device here; set device: auto or device: cpu")
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -119,13 +119,26 @@ def load_imagery(specs: Sequence[ImagerySpec], root: Path, size: int) -> tuple[I
 
 def _load(spec: ImagerySpec, root: Path) -> Imagery:
     check_bands(tuple(spec.bands))
-    pattern = spec.path.replace("{band}", str(next(iter(spec.bands.values()), "")))
-    absolute = Path(pattern).is_absolute()
-    paths = sorted(map(str, Path("/").glob(pattern.lstrip("/")) if absolute else root.glob(pattern)))
+    paths = _matches(spec, next(iter(spec.bands.values()), ""), root)
     if not paths:
-        raise TrainingDataError(f"unlabelled imagery: no file matches {pattern if absolute else root / pattern}")
+        raise TrainingDataError(f"unlabelled imagery: no file matches {root / _pattern(spec, next(iter(spec.bands.values()), ''))}")
     images: tuple[Image, ...] = tuple(image for path in paths for image in (_arrays(path, spec) if path.endswith(".npz") else (_raster(path, spec),)))
     return Imagery(spec.path, tuple(spec.bands), images, spec)
+
+
+def files_of(spec: ImagerySpec, root: Path) -> list[Path]:
+    """Return the files that an entry reads, sorted; none where nothing matches."""
+    each = spec.bands.values() if "{band}" in spec.path else ("",)
+    return [Path(path) for path in sorted({path for band in each for path in _matches(spec, band, root)})]
+
+
+def _pattern(spec: ImagerySpec, band: int | str) -> str:
+    return spec.path.replace("{band}", str(band))
+
+
+def _matches(spec: ImagerySpec, band: int | str, root: Path) -> list[str]:
+    pattern = _pattern(spec, band)
+    return sorted(map(str, Path("/").glob(pattern.lstrip("/")) if Path(pattern).is_absolute() else root.glob(pattern)))
 
 
 def _arrays(path: str, spec: ImagerySpec) -> tuple[Image, ...]:

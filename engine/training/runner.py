@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.modeling import SpexForLandCover
 from engine.processing import SpexProcessor
-from engine.training.checkpoint import read_state, write_model, write_state
+from engine.training.checkpoint import identity, read_state, write_model, write_state
 from engine.training.config import StageSpec, TrainingSpec
-from engine.training.errors import TrainingDataError, TrainingDiverged
+from engine.training.errors import TrainingDiverged
 from engine.training.logbook import Book, Logbook, NoBook
 from engine.training.schedule import learning_rate, new_optimizer
-from engine.training.workers import Worker, on_device, part_of, windows_of
+from engine.training.workers import Worker, check_shares, on_device, part_of, windows_of
 
 
 @dataclass
@@ -98,11 +98,14 @@ class Runner:
         self.model, self.processor, self.stopping, self.report = model, processor, stopping, report
         self.stages = tuple(spec.stages.chosen)
         self.progress = Progress()
+        self.identity: dict[str, Any] = {}
         self.book: Book = NoBook()
 
     def run(self) -> bool:
         """Train to the end of the last stage; return False where it was stopped before that. Either way the state is on disk."""
-        state = read_state(self.out, self.spec)
+        check_shares(self.spec, self.worker.count)
+        self.identity = identity(self.spec)
+        state = read_state(self.out, self.identity)
         if state is not None:
             self.progress = Progress(state["stage"], state["step"], state["skipped"])
             self.model.load_state_dict(state["model"])
@@ -117,8 +120,6 @@ class Runner:
 
     def _run_stage(self, work: Work, state: dict[str, Any] | None) -> bool:
         """Train a stage to its end; return False where it was stopped before."""
-        if work.spec.batch < self.worker.count:
-            raise TrainingDataError(f"stages.{work.name}.batch is {work.spec.batch}, less than the {self.worker.count} workers; each needs a window")
         work.objective.to(self.worker.device)
         optimizer = new_optimizer(work.objective, work.spec.rate, work.spec.weight_decay)
         if state is not None and state["step"]:
@@ -236,7 +237,7 @@ class Runner:
         if self.worker.writes:
             own = {name: value for name, value in work.objective.state_dict().items() if not name.startswith("model.")}
             inner = {"objective": own, "optimizer": optimizer.state_dict(), "extra": work.extra()}
-            write_state(self.out, self.spec, self._state() | inner)
+            write_state(self.out, self.identity, self._state() | inner)
 
     def _state(self) -> dict[str, Any]:
         at = self.progress
@@ -254,4 +255,4 @@ class Runner:
                 write_model(self.out, self.model, self.processor)
         self.progress = Progress(self.progress.stage + 1)
         if self.worker.writes:
-            write_state(self.out, self.spec, self._state())
+            write_state(self.out, self.identity, self._state())

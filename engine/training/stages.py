@@ -146,11 +146,11 @@ def usable_chips(spec: TrainingSpec, model: SpexForLandCover) -> LabelledChips:
     Raises
     ------
     InvalidChips
-        The folder is wrong.
+        The folder is wrong, or a class has no pixel in it.
     TrainingDataError
         A band that the model requires is missing.
     """
-    chips = load_chip_folder(spec.data.path("chips"))
+    chips = load_chip_folder(spec.data.path("chips"), every_class=True)
     missing = [name for name in model.config.required_bands if name not in chips.bands]
     if missing:
         raise TrainingDataError(f"{spec.data.path('chips')}: the model requires {', '.join(missing)}; classes.yaml names {', '.join(chips.bands)}")

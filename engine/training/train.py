@@ -38,6 +38,11 @@ def train(spec: TrainingSpec, out: Path) -> bool:
     -------
     bool
         False where SIGTERM stopped the training before its end; the same call goes on.
+
+    Raises
+    ------
+    MissingResources
+        The device is CUDA and there is none.
     """
     with stopped_by_signal() as stopping:
         return train_here(spec, out, Worker(device=device_of(spec.device)), stopping.is_set)

@@ -11,6 +11,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from engine.training.config import TrainingSpec
+from engine.training.errors import TrainingDataError
+
 T = TypeVar("T")
 CPU = torch.device("cpu")
 
@@ -51,6 +54,16 @@ class Worker:
     def share(self, windows: int) -> range:
         """Return which windows of a batch this worker computes; the parts differ by one at most."""
         return range(windows * self.rank // self.count, windows * (self.rank + 1) // self.count)
+
+
+def check_shares(spec: TrainingSpec, workers: int) -> None:
+    """Raise `TrainingDataError` where a batch cannot be shared evenly: gradients are averaged over workers, so equal parts alone count equally."""
+    for name, stage in spec.stages.chosen.items():
+        if stage.batch % workers:
+            near = max(workers, round(stage.batch / workers) * workers)
+            raise TrainingDataError(
+                f"stages.{name}.batch is {stage.batch}, which {workers} workers cannot share evenly; give batch {near}, or another --workers"
+            )
 
 
 def windows_of(batch: Any) -> int:

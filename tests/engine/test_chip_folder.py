@@ -75,6 +75,16 @@ def test_a_wrong_legend_is_refused_with_what_is_wrong(folder, changes, words):
         load_chip_folder(folder)
 
 
+def test_a_class_that_no_pixel_has_cannot_be_trained_on(folder):
+    """It would get a name, a colour and a threshold, and never be seen; an evaluation may leave it empty."""
+    legend(folder, classes={1: "water", 3: "wetland", 7: "tree cover", 8: "bog"})
+    assert load_chip_folder(folder).classes == ("water", "wetland", "tree cover", "bog")
+    with pytest.raises(InvalidChips, match=r"classes\.yaml: no pixel with data .* is of class 'wetland' \(code 3\), 'bog' \(code 8\), so"):
+        load_chip_folder(folder, every_class=True)
+    legend(folder)
+    assert load_chip_folder(folder, every_class=True).classes == ("water", "tree cover")
+
+
 def test_an_unknown_band_names_its_nearest(folder):
     legend(folder, bands=["blue", "green", "red", "nirr"])
     with pytest.raises(UnknownBand, match="nir"):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from engine.evaluation import unet
-from engine.evaluation.arms import ARMS, SpexPredictor, another_place, answered_classes
+from engine.evaluation import command, lessons, unet
+from engine.evaluation.arms import ARMS, SpexPredictor, another_place, answered_classes, possible_arms
 from engine.evaluation.assess import assess, difference_document, label_views, place_document, reliability_document, score_document
 from engine.evaluation.baselines import Boosting, Thresholds, pixel_features, sampled_pixels
-from engine.evaluation.command import Evaluation, InvalidEvaluation, evaluate
+from engine.evaluation.command import UNET_STEPS, Evaluation, evaluate
 from engine.evaluation.datasets import default_band_sets, find_chips, labelled, labelled_kinds, load_split, parse_bands, training_chips
+from engine.evaluation.errors import InvalidEvaluation
 from engine.evaluation.fitting import Fit, fit
 from engine.evaluation.metrics import IGNORE
 from engine.evaluation.offsets import best_offsets, mean_overlap, training_logits
@@ -83,7 +84,26 @@ def test_queries_are_read_back_from_the_prompt(untrained):
 def test_shuffled_attributes_come_from_another_place():
     places = ("a", "a", "b", "c")
     assert all(places[another_place(places, i, seed)] != places[i] for i in range(4) for seed in range(5))
-    assert another_place(("a", "a"), 1, 0) == 1
+    with pytest.raises(InvalidEvaluation, match="two places"):
+        another_place(("a", "a"), 1, 0)
+
+
+def test_chips_of_one_place_have_no_shuffled_arm_and_the_log_says_so(untrained, chips, caplog):
+    """Their own attributes under the name of another arm would pass for a finding that words do not matter."""
+    assert possible_arms(tuple(ARMS), chips.places) == tuple(ARMS) and not caplog.records
+    assert possible_arms(tuple(ARMS), ("lake", "lake")) == ("none", "index", "labels") and "shuffled left out" in caplog.text
+    with pytest.raises(InvalidEvaluation, match="leave the arm out"):
+        SpexPredictor(untrained, TRAINING_BANDS, CLASSES, "shuffled").attributes(chips.at(np.array([0, 1])), 0)
+
+
+def test_spex_without_offsets_has_the_logits_of_the_weights(untrained, chips, monkeypatch):
+    monkeypatch.setitem(untrained.config.classes[0], "offset", -1.2)
+    given = SpexPredictor(untrained, TRAINING_BANDS, CLASSES)
+    plain = SpexPredictor(untrained, TRAINING_BANDS, CLASSES, offsets=False)
+    assert (given.name, plain.name, plain.has_offsets) == ("spex", "spex, no offsets", True) and not plain.planner.offsets.any()
+    name = untrained.config.classes[0]["name"]
+    share = CLASSES.index(name)
+    assert given(chips, 0)[share].mean() < plain(chips, 0)[share].mean()
 
 
 def test_thresholds_find_clear_classes_and_leave_the_rest_to_none(chips):
@@ -104,12 +124,20 @@ def test_boosting_learns_classes_and_gives_probabilities(chips):
         np.testing.assert_allclose(prediction.probabilities.sum(1), 1.0, atol=1e-5)
 
 
-def test_sampled_pixels_are_balanced_and_never_unlabelled(chips):
-    gappy = LabelledChips(chips.reflectance.copy(), chips.bands, chips.labels, chips.classes, chips.places, chips.names, chips.clean)
+def test_sampled_pixels_weigh_places_alike_keep_the_classes_frequencies_and_are_never_unlabelled(chips):
+    """Chip 1 is one place with chip 0; classes balanced by hand would be a handicap in a score that counts pixels."""
+    labels = np.full_like(chips.labels, CLASSES.index("vegetation"))
+    labels[:, :, :4] = CLASSES.index("water")
+    labels[2] = CLASSES.index("building")
+    gappy = LabelledChips(chips.reflectance.copy(), chips.bands, labels, chips.classes, chips.places, chips.names)
     gappy.reflectance[:, :, :4] = np.nan
-    features, labels = sampled_pixels(gappy, 400, seed=0)
-    assert np.bincount(labels).tolist() == [100] * 4 and np.isfinite(features).all()
+    gappy.reflectance[:, :, 0, 0] = 0.2
+    features, sampled = sampled_pixels(gappy, 600, seed=0)
+    counts = np.bincount(sampled, minlength=4)
+    assert len(sampled) == 600 and np.isfinite(features).all() and counts[CLASSES.index("building")] == pytest.approx(200, abs=40)
+    assert counts[CLASSES.index("bare")] == 0 and counts[CLASSES.index("vegetation")] == pytest.approx(350, abs=60)
     assert features.shape[1] == pixel_features(chips.reflectance[0], chips.bands).shape[1] == 6 + 6
+    assert Boosting(gappy, pixels=200).model.class_weight is None
 
 
 def test_the_unet_is_as_large_as_spex_small_and_takes_any_band_set_and_gaps():
@@ -234,6 +262,81 @@ def test_what_cannot_be_evaluated_is_refused_before_anything_is_written(tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def never_predicts(monkeypatch):
+    def early(*_):
+        raise AssertionError("predicted before everything was checked")
+
+    monkeypatch.setattr(command, "predict", early)
+
+
+@pytest.fixture
+def beside(few_real: Path, shared_data: Path, tmp_path) -> Path:
+    """The folder of shared chips as docs/evaluation.md shows it, made of links."""
+    chips = tmp_path / "data" / "chips"
+    for folder, source in (("hls-worldcover", few_real), ("s2-unlabelled", shared_data / "chips" / "s2-unlabelled")):
+        (chips / folder).mkdir(parents=True)
+        for file in source.glob("*.npz"):
+            (chips / folder / file.name).symlink_to(file)
+    (tmp_path / "data" / "spectra").mkdir()
+    (tmp_path / "data" / "spectra" / "lucas-s2-toa.npz").symlink_to(shared_data / "spectra" / "lucas-s2-toa.npz")
+    return chips
+
+
+MODEL = str(Path(__file__).parents[2] / "models" / "spex-small")
+
+
+@pytest.mark.parametrize("missing", ["s2-unlabelled/bigearthnet.npz", "../spectra/lucas-s2-toa.npz", "hls-worldcover/train.npz"])
+def test_what_the_unet_needs_is_looked_for_before_the_first_prediction(beside: Path, tmp_path, never_predicts, missing):
+    (beside / missing).unlink()
+    asked = Evaluation(MODEL, beside, out=tmp_path / "out", baselines=("boosting", "unet"), device="cpu")
+    with pytest.raises(InvalidChips, match=r"train\.npz" if "train" in missing else Path(missing).name):
+        evaluate(asked)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_hold_something_else_are_refused_before_the_first_prediction(beside: Path, tmp_path, never_predicts):
+    spectra = beside.parent / "spectra" / "lucas-s2-toa.npz"
+    spectra.unlink()
+    np.savez(spectra, other=np.zeros(3))
+    with pytest.raises(InvalidChips, match=r"lucas-s2-toa\.npz is not what"):
+        evaluate(Evaluation(MODEL, beside, out=tmp_path / "out", baselines=("unet",), device="cpu"))
+
+
+def test_training_chips_must_have_the_classes_and_the_bands_of_the_evaluated_ones(chips, few_real: Path, tmp_path):
+    train, sets = few_real / "train.npz", {"six": TRAINING_BANDS}
+    assert lessons.read_lessons(("thresholds",), train, chips, sets) == lessons.Lessons()
+    other = LabelledChips(chips.reflectance, chips.bands, chips.labels, ("water", "trees", "road", "roof"), chips.places, chips.names)
+    with pytest.raises(InvalidChips, match="evaluated ones water, trees"):
+        lessons.read_lessons(("boosting",), train, other, sets)
+    with pytest.raises(InvalidEvaluation, match="use boosting"):
+        lessons.read_lessons(("unet",), train, other, sets)
+    with pytest.raises(InvalidChips, match=r"no coastal, which band set 'all' has"):
+        lessons.read_lessons(("boosting",), train, chips, {"all": (*TRAINING_BANDS, "coastal")})
+    with pytest.raises(InvalidChips, match="windows of the shared chips"):
+        lessons.read_lessons(("unet",), tmp_path, chips, sets)
+
+
+def test_a_state_of_other_training_chips_another_seed_or_other_steps_is_not_gone_on_with(beside: Path, maker, tmp_path, monkeypatch):
+    """The file's name says nothing: everyone's training chips are called train.npz."""
+    fits: list[Fit] = []
+    monkeypatch.setattr(unet, "train_unet", lambda _, how: fits.append(how))
+    train = beside / "hls-worldcover" / "train.npz"
+
+    def identity(seed=0, steps=UNET_STEPS):
+        asked = Evaluation(MODEL, beside, out=tmp_path / "out", seed=seed, unet_steps=steps, device="cpu")
+        command.fit_unet(asked, lessons.Windows(maker, lessons.training_key(train)))
+        return fits[-1].identity
+
+    first = identity()
+    assert first == identity() and len({first, identity(seed=1), identity(steps=10)}) == 3
+    with np.load(train) as data:
+        fewer = {name: data[name][:4] for name in data}
+    train.unlink()
+    np.savez(train, **fewer)
+    assert identity() != first
+
+
 @pytest.fixture(scope="module")
 def few_real(shared_data: Path, tmp_path_factory) -> Path:
     """A folder of chips like the shared one, with four of val's and eight of train's."""
@@ -255,13 +358,14 @@ def test_the_command_writes_scores_tables_and_a_page(few_real: Path, tmp_path):
     written = json.loads((out / "evaluation.json").read_text())
     assert written == json.loads(json.dumps(document)) and find_chips(few_real, "train").name == "train.npz"
     methods = [(row["method"], row["bands"], row["arm"]) for row in written["results"]]
-    assert methods[:3] == [("spex", "six", "none"), ("spex", "six", "index"), ("spex", "rgb", "none")] and len(methods) == 7
+    assert methods[:3] == [("spex", "six", "none"), ("spex", "six", "index"), ("spex", "rgb", "none")] and len(methods) == 8
+    assert methods[3] == ("spex, no offsets", "six", "none")
     spex = written["results"][0]["views"]["clean"]
     assert spex["mean"]["iou"]["low"] <= spex["mean"]["iou"]["value"] and spex["overall"]["accuracy"]["value"] > 0.5
     assert {each["first"] for each in written["differences"]} == {"spex", "spex, attributes index"}
     assert f"clean without chip {names[1]}" in (out / "tables.md").read_text()
     page = (out / "index.html").read_text()
-    assert page.count("<svg") == 2 and page.count('<div class="chip">') == 4 and "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 3 and page.count('<div class="chip">') == 4 and "http" not in page.replace("http://www.w3.org", "")
 
 
 def test_shared_chips_keep_their_places(shared_data: Path):

@@ -41,7 +41,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begun, out = open_workshop(training_spec(tmp_path_factory.mktemp("none"))), tmp_path_factory.mktemp("start")
     write_model(out / "random", begun.model, begun.processor)
     chips = write_user_chips(out / "chips", {10: "vegetation", 80: "water"})
-    assert train(finetuning(out / "random", chips, steps=80, rate=1e-2, keep=0.0, pull=0.0), out / "start")
+    assert train(finetuning(out / "random", chips, steps=150, rate=3e-3, keep=0.0, pull=0.0), out / "start")
     return out / "start"
 
 
@@ -51,10 +51,23 @@ def chips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_user_chips(tmp_path_factory.mktemp("user"), {1: "salt flat", 10: "vegetation", 80: "water"}, said)
 
 
+@pytest.fixture(scope="module")
+def unlabelled_water(chips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same chips, with water in the images and no word of it in the legend."""
+    folder = tmp_path_factory.mktemp("part")
+    for kind in ("images", "labels"):
+        (folder / kind).symlink_to(chips / kind)
+    legend = (chips / "classes.yaml").read_text()
+    assert ", 80: water" in legend
+    (folder / "classes.yaml").write_text(legend.replace(", 80: water", ""))
+    return folder
+
+
 def finetuning(start: Path, chips: Path, **changes: object) -> TrainingSpec:
     stage = {"steps": 120, "batch": 4, "size": 32, "rate": 2e-3, "warm_up": 5, "check_steps": 40, "held_out": 0.3, "keep": 3.0} | changes
     spec = {"model": {"start": str(start)}, "data": {"chips": str(chips)}, "stages": {"finetuning": stage}, "threads": 1, "device": "cpu"}
-    return TrainingSpec.model_validate(spec)
+    # A model this narrow learns nothing in bf16 steps or at a rate of 1e-2.
+    return TrainingSpec.model_validate(spec | {"precision": "fp32"})
 
 
 def scenes(spectra: dict[int, tuple[float, ...]], seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,12 +81,24 @@ def overlap(guess: np.ndarray, truth: np.ndarray) -> float:
     return float((guess & truth).sum() / (guess | truth).sum())
 
 
+def answers(spex: Spex, spectra: dict[int, tuple[float, ...]], asked: list[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities of classes in chips that no training saw, and the chips' codes."""
+    seen, codes = scenes(spectra, seed)
+    return spex.segment(seen, BANDS, asked).probabilities, codes
+
+
+def old_score(spex: Spex) -> float:
+    """Return the mean intersection over union of vegetation and water."""
+    shares, codes = answers(spex, {10: SPECTRA[10], 80: SPECTRA[80]}, ["vegetation", "water"], 12)
+    return float(np.mean([overlap(shares.argmax(1) == k, codes == code) for k, code in enumerate((10, 80))]))
+
+
 def threshold_in_the_log(out: Path) -> float:
     return float(json.loads((out / "log.jsonl").read_text().splitlines()[-1])["threshold_salt_flat"])
 
 
-@pytest.mark.xfail(reason="open: the narrow model learns salt but loses more than 0.02 on its old classes")
 def test_a_new_class_is_learnt_and_the_old_ones_stay(started: Path, chips: Path, tmp_path: Path) -> None:
+    """Of chips that label old classes beside the new one; measured: salt 0.90, old classes 1.0 before and after."""
     assert train(finetuning(started, chips), tmp_path)
     before, after = Spex.load(started, "cpu"), Spex.load(tmp_path, "cpu")
     assert set(after.known_classes) - set(before.known_classes) == {"salt_flat"}
@@ -82,21 +107,28 @@ def test_a_new_class_is_learnt_and_the_old_ones_stay(started: Path, chips: Path,
     was, now = ({each["name"]: each["threshold"] for each in spex.config.classes} for spex in (before, after))
     assert {name: now[name] for name in was} == was and salt.threshold == now["salt_flat"] == threshold_in_the_log(tmp_path)
 
-    seen, codes = scenes({10: SPECTRA[10], 80: SPECTRA[80], 1: SALT}, 11)
-    shares = after.segment(seen, BANDS, ["vegetation", "water", "salt flat"]).probabilities
+    shares, codes = answers(after, {10: SPECTRA[10], 80: SPECTRA[80], 1: SALT}, ["vegetation", "water", "salt flat"], 11)
     assert overlap(shares.argmax(1) == 2, codes == 1) > 0.8
+    scores = [old_score(spex) for spex in (before, after)]
+    assert scores[0] > 0.95 and scores[1] > scores[0] - 0.02
 
-    old, codes = scenes({10: SPECTRA[10], 80: SPECTRA[80]}, 12)
-    score = [
-        np.mean(
-            [
-                overlap(spex.segment(old, BANDS, ["vegetation", "water"]).probabilities.argmax(1) == k, codes == code)
-                for k, code in enumerate((10, 80))
-            ]
-        )
-        for spex in (before, after)
-    ]
-    assert score[0] > 0.7 and score[1] > score[0] - 0.02
+
+def test_an_old_class_that_the_chips_do_not_label_is_held(started: Path, unlabelled_water: Path, tmp_path: Path) -> None:
+    """Only the starting model's answers speak for it.
+
+    Measured with two seeds: probabilities move by 0.007 and 0.10 with `keep`, by 0.23 and 0.36 without; water has 0.97 and 0.72, or 0.17 and 0.
+    """
+    before = Spex.load(started, "cpu")
+    old, asked = {10: SPECTRA[10], 80: SPECTRA[80]}, ["vegetation", "water"]
+    moved, water = [], []
+    for keep in (3.0, 0.0):
+        assert train(finetuning(started, unlabelled_water, keep=keep), tmp_path / str(keep))
+        after = Spex.load(tmp_path / str(keep), "cpu")
+        moved.append(float(np.abs(answers(after, old, asked, 12)[0] - answers(before, old, asked, 12)[0]).mean()))
+        shares, codes = answers(after, old | {1: SALT}, [*asked, "salt flat"], 11)
+        water.append(overlap(shares.argmax(1) == 1, codes == 80))
+    assert moved[0] < 0.15 and moved[1] > 2 * moved[0]
+    assert water[0] > 0.6 and water[1] < water[0] - 0.2
 
 
 def test_an_interrupted_fine_tuning_gives_the_same_bits(started: Path, chips: Path, tmp_path: Path) -> None:
@@ -188,6 +220,14 @@ def test_chips_without_a_required_band_are_refused(started: Path, chips: Path, t
         (tmp_path / kind).symlink_to(chips / kind)
     (tmp_path / "classes.yaml").write_text(legend)
     with pytest.raises(TrainingDataError, match=r"the model requires blue; classes\.yaml names coastal"):
+        open_workshop(finetuning(started, tmp_path))
+
+
+def test_a_class_without_pixels_is_refused_before_training(started: Path, chips: Path, tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind).symlink_to(chips / kind)
+    (tmp_path / "classes.yaml").write_text((chips / "classes.yaml").read_text().replace("{1: salt flat", "{2: ice, 1: salt flat"))
+    with pytest.raises(InvalidChips, match=r"of class 'ice' \(code 2\), so it cannot be learnt"):
         open_workshop(finetuning(started, tmp_path))
 
 

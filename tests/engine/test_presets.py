@@ -327,6 +327,43 @@ def test_sizes_that_do_not_fit_are_refused(changes, message):
         SpexConfig.preset("spex-1.8b", **{**TINY, **changes})
 
 
+@pytest.mark.parametrize(
+    ("preset", "changes", "message"),
+    [
+        ("spex-1.8b", {"widht": 3}, r"a model has no field 'widht'; there are name, bands"),
+        ("spex-small", {"aggregat_dim": 3}, "no field 'aggregat_dim'; did you mean aggregate_dim"),
+        ("spex-small", {"architectures": ["x"]}, "no field 'architectures'"),
+        ("spex-1.8b", {"stem": "fixd"}, "stem 'fixd' does not exist; give wavelength or fixed"),
+        ("spex-1.8b", {"stem": "fixd", "bands": "fixed"}, "stem 'fixd' does not exist"),
+        ("spex-1.8b", {"stem": "wavelength", "bands": "fixed"}, "give stem wavelength a list of bands"),
+        ("spex-1.8b", {"stem": "fixed", "bands": ["blue", "nir"]}, "stem fixed sees red, green and blue only"),
+        ("spex-small", {"bands": ["blue", "foo"]}, "bands: there is no band 'foo'; there are coastal"),
+        ("spex-small", {"bands": ["blue", "swir17"]}, r"bands: there is no band 'swir17'; did you mean swir\d\d"),
+        ("spex-small", {"required_bands": ["gren"]}, "required_bands: there is no band 'gren'; did you mean green"),
+        ("spex-small", {"bands": "blue"}, "bands is 'blue'; give a list of band names, or fixed"),
+    ],
+)
+def test_misspelt_settings_are_refused_with_the_nearest(preset, changes, message):
+    """What is not known would otherwise be kept in config.json and change nothing."""
+    with pytest.raises(InvalidConfiguration, match=message):
+        SpexConfig.preset(preset, **changes)
+
+
+def test_a_wavelength_stem_needs_no_bands_named():
+    config = SpexConfig.preset("spex-1.8b", stem="wavelength")
+    assert config.stem == "wavelength" and tuple(config.bands) == tuple(SpexConfig().bands) and config.backbone == "internimage"
+    fixed = SpexConfig.preset("spex-1.8b")
+    assert fixed.stem == "fixed" and list(fixed.bands) == list(RGB) == list(fixed.required_bands)
+
+
+def test_what_transformers_writes_beside_is_read_back(tmp_path):
+    config = SpexConfig.preset("spex-small", dims=[8, 8, 12, 16, 16])
+    config.architectures = ["SpexForLandCover"]
+    config.save_pretrained(tmp_path)
+    assert "transformers_version" in (tmp_path / "config.json").read_text()
+    assert list(SpexConfig.from_pretrained(tmp_path).dims) == [8, 8, 12, 16, 16]
+
+
 def test_an_unknown_preset_or_language_model_is_named():
     with pytest.raises(InvalidConfiguration, match=r"spex-7b.*spex-small, spex-1\.8b"):
         SpexConfig.preset("spex-7b")

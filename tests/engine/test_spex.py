@@ -11,10 +11,12 @@ import torch
 from engine import ClassQuery, InvalidReflectance, ModelNotFound, Spex, UnknownBand, UnknownClass
 from engine.models import MODEL_FILES, find_model
 from engine.processing import SpexProcessor
-from engine.spex import UnusedBand
+from engine.reflectance import FLOOR, check_reflectance
+from engine.spex import MARGIN, WINDOW, UnusedBand
 from engine.training.data import load_chips
 
 RGBN = ("blue", "green", "red", "nir")
+SIX = (*RGBN, "swir16", "swir22")
 FOUR = ("vegetation", "building", "water", "bare")
 
 
@@ -59,6 +61,60 @@ def test_large_chips_are_blended_without_holes(untrained):
     assert np.isfinite(probabilities).all() and (probabilities.sum(1) <= 1 + 1e-5).all()
 
 
+def passes(spex: Spex, monkeypatch, chips: np.ndarray) -> list[tuple[int, ...]]:
+    """Return the shapes that the model saw while it segmented some chips."""
+    seen, real = [], spex.model.forward
+    monkeypatch.setattr(spex.model, "forward", lambda x, *rest: (seen.append(tuple(x.shape)), real(x, *rest))[1])
+    spex.segment(chips, RGBN, FOUR)
+    return seen
+
+
+def test_a_strip_of_few_rows_costs_few_rows(untrained, monkeypatch):
+    """Else 5 x 1000 pixels, a road or a flight line, take as long as 1000 x 1000."""
+    seen = passes(untrained, monkeypatch, scene(5, 1000))
+    assert len(seen) == 5 and all(height <= 5 + MARGIN + 16 and width == WINDOW for *_, height, width in seen)
+    monkeypatch.undo()
+    assert {shape[::-1][:2] for shape in seen} == {shape[2:] for shape in passes(untrained, monkeypatch, scene(5, 1000).swapaxes(2, 3))}
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_strip_is_mapped_as_well_as_it_is_in_whole_windows(shipped, shared_data: Path, monkeypatch, rows):
+    chips = load_chips(shared_data / "chips" / "hls-worldcover" / "val.npz")
+    strip = np.concatenate(list(chips.reflectance[:6]), -1)[None, :, :rows]
+    truth = np.concatenate(list(chips.clean[:6]), -1)[:rows]
+    scores = []
+    for margin in (MARGIN, WINDOW):
+        monkeypatch.setattr("engine.spex.MARGIN", margin)
+        guess = shipped.segment(strip, SIX, FOUR).probabilities[0].argmax(0)
+        scores.append((guess == truth)[truth != 255].mean())
+    assert scores[0] > 0.85 and scores[0] > scores[1] - 0.01
+
+
+@pytest.mark.parametrize("side", [1, 255, 320, 321, 640, 1000])
+def test_the_windows_of_a_side_share_every_pixel_of_it_out(untrained, side):
+    """Else a seam, or a probability above one."""
+    total = np.zeros(side + 2 * WINDOW)
+    for first, weights in untrained._windows_along(side).items():
+        total[WINDOW + first : WINDOW + first + len(weights)] += weights
+    np.testing.assert_allclose(total[WINDOW : WINDOW + side], 1, atol=1e-6)
+
+
+def test_presence_of_a_large_chip_is_the_most_that_a_window_says(untrained, monkeypatch):
+    """Else a lake at one end of a long image is not there, or nobody can tell."""
+    said, real = [], untrained._pass
+    monkeypatch.setattr(untrained, "_pass", lambda *given: (said.append(real(*given)), said[-1])[1])
+    presence = untrained.segment(scene(8, 700), RGBN, FOUR).presence
+    assert len(said) > 1
+    np.testing.assert_array_equal(presence, np.max([each for _, each in said], 0))
+
+
+@pytest.mark.parametrize("width", [56, 700])
+def test_without_data_nothing_is_said_to_be_there(untrained, width):
+    both = np.concatenate([scene(8, width), np.full((1, 4, 8, width), np.nan, np.float32)])
+    presence = untrained.segment(both, RGBN, FOUR).presence
+    assert np.isfinite(presence[0]).all() and np.isnan(presence[1]).all()
+
+
 def test_same_input_same_bits(untrained):
     first, second = (untrained.segment(scene(), RGBN, FOUR).probabilities for _ in range(2))
     assert first.tobytes() == second.tobytes()
@@ -67,6 +123,46 @@ def test_same_input_same_bits(untrained):
 def test_a_chip_does_not_depend_on_its_neighbours_in_the_batch(untrained):
     both = np.concatenate([scene(), scene()[:, :, ::-1]])
     assert untrained.segment(both, RGBN, FOUR).probabilities[1].tobytes() == untrained.segment(both[1:], RGBN, FOUR).probabilities[0].tobytes()
+
+
+@pytest.mark.parametrize(("device", "side", "together"), [("cpu", 64, 1), ("cuda", 640, 2), ("cuda:1", 625, 2), ("cuda", 64, 200), ("cuda", 1, 3200)])
+def test_only_a_gpu_takes_chips_together_and_no_more_than_fit(untrained, monkeypatch, device, side, together):
+    monkeypatch.setattr(untrained, "device", device)
+    assert untrained._together(side, side) == together
+
+
+@pytest.mark.parametrize("together", [2, 3, 100])
+def test_chips_that_share_a_pass_come_back_in_their_order(untrained, monkeypatch, together):
+    """What a GPU does, here on the CPU; the last chips are fewer than a pass takes."""
+    five = np.concatenate([scene() * factor for factor in (1.0, 0.8, 0.6, 0.5, 0.4)])
+    five[1, :, :7] = np.nan
+    alone = untrained.segment(five, RGBN, FOUR)
+    monkeypatch.setattr(untrained, "_together", lambda height, width: together)
+    assert [shape[0] for shape in passes(untrained, monkeypatch, five)] == {2: [2, 2, 1], 3: [3, 2], 100: [5]}[together]
+    shared = untrained.segment(five, RGBN, FOUR)
+    np.testing.assert_allclose(shared.probabilities, alone.probabilities, atol=1e-4)
+    np.testing.assert_allclose(shared.presence, alone.presence, atol=1e-4)
+
+
+@pytest.mark.parametrize("width", [56, 700])
+@pytest.mark.parametrize("holed", [[3], [0, 2]])
+def test_a_pixel_without_data_in_one_band_is_no_data(untrained, width, holed):
+    """Else the model answers about a pixel of which it was told that the band reflects 0.15."""
+    some, whole = scene(8, width), scene(8, width)
+    some[:, holed, 2:4, 5:9] = np.nan
+    whole[:, :, 2:4, 5:9] = np.nan
+    result, expected = (untrained.segment(each, RGBN, FOUR) for each in (some, whole))
+    assert np.isnan(result.probabilities[..., 2:4, 5:9]).all() and np.isnan(result.probabilities).mean() == np.isnan(whole).mean()
+    assert result.probabilities.tobytes() == expected.probabilities.tobytes()
+    np.testing.assert_array_equal(result.reflectance, whole)
+
+
+def test_a_hole_or_fill_in_a_band_that_is_not_used_costs_nothing(untrained):
+    bands = (*RGBN, "nir09")
+    five = np.concatenate([scene(), np.full((1, 1, 40, 56), -9999, np.float32)], 1)
+    five[:, 4, :3] = np.nan
+    with pytest.warns(UnusedBand, match="nir09"):
+        assert np.isfinite(untrained.segment(five, bands, FOUR).probabilities).all()
 
 
 def test_no_data_stays_no_data(untrained):
@@ -102,6 +198,79 @@ def test_what_cannot_be_reflectance_is_refused(untrained, array, bands, says):
     with pytest.raises(InvalidReflectance) as caught:
         untrained.segment(array, bands, FOUR)
     assert says in str(caught.value)
+
+
+def four_chips(height: int = 16, width: int = 24) -> np.ndarray:
+    """Water and plants in six bands, (4, 6, H, W)."""
+    return np.repeat(scene(height, width)[:, [0, 1, 2, 3, 3, 3]], 4, 0)
+
+
+def changed(where: object, change: object) -> np.ndarray:
+    """Return the four chips with `change`, a factor or a value to set, at `where`."""
+    chips = four_chips()
+    chips[where] = change(chips[where]) if callable(change) else change
+    return chips
+
+
+def digital(numbers: np.ndarray) -> np.ndarray:
+    return numbers * np.float32(1e4)
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "says"),
+    [
+        (np.s_[2], digital, ("chip 2, band blue", "digital numbers")),
+        (np.s_[:, 4:], digital, ("chip 0, band swir16", "digital numbers")),
+        (np.s_[1, 5], digital, ("chip 1, band swir22", "digital numbers")),
+        (np.s_[1, 5, :5], digital, ("chip 1, band swir22", "120 pixels", "digital numbers")),
+        (np.s_[3, :, :4], -9999, ("chip 3, band blue", "96 pixels", "lowest -9999", "fill value", "by NaN")),
+        (np.s_[3, 3, 1, 1], -0.9999, ("chip 3, band nir", "1 pixels", "lowest -0.9999", "by NaN")),
+        (np.s_[1, 3, :12], -9999, ("chip 1, band nir", "288 pixels", "lowest -9999", "by NaN")),
+        (np.s_[0, :, 0, 0], np.float32(0 * 2.75e-5 - 0.2), ("chip 0, band blue", "lowest -0.2", "by NaN")),
+        (np.s_[0, 1, 0, :3], 65535, ("chip 0, band green", "3 pixels", "highest 65535", "by NaN")),
+        (np.s_[1], lambda chip: chip * 1e-4, ("chip 1:", "applied twice")),
+        (np.s_[2], 0, ("chip 2:", "384 of 384 pixels", "zero in every band looks like a fill value", "by NaN")),
+        (np.s_[2, :, :9], 0, ("chip 2:", "216 of 384 pixels", "zero in every band")),
+    ],
+)
+def test_a_chip_or_band_that_cannot_be_reflectance_is_named(untrained, where, change, says):
+    """One wrong chip of a batch, or the bands of another sensor, would be mapped as if they were seen."""
+    with pytest.raises(InvalidReflectance) as caught:
+        untrained.segment(changed(where, change), SIX, FOUR)
+    assert all(each in str(caught.value) for each in says), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("where", "change"),
+    [
+        (np.s_[:], lambda chips: chips),
+        (np.s_[1], np.float32([0.018, 0.012, 0.006, 0.002, 0.001, 0.001])[:, None, None]),  # dark water
+        (np.s_[1, 2:], 0),  # dark water, clipped at 0
+        (np.s_[1, :, :6], 0),  # shadow, clipped at 0 in every band
+        (np.s_[1, :, :6], -0.1),  # the lowest of harmonised numbers
+        (np.s_[1, :, :6], 1.6),  # cloud and snow
+        (np.s_[1, :, :, :23], np.nan),
+        (np.s_[1], np.nan),
+    ],
+)
+def test_dark_bright_clipped_and_missing_reflectance_is_taken(where, change):
+    check_reflectance(changed(where, change), SIX)
+
+
+@pytest.mark.parametrize("chips", ["train", "val"])
+def test_every_real_chip_is_taken(shared_data: Path, chips):
+    with np.load(shared_data / "chips" / "hls-worldcover" / f"{chips}.npz") as file:
+        values = file["reflectance"] * np.float32(1e-4)
+    check_reflectance(values, ("coastal", *SIX))
+    check_reflectance(np.maximum(values - np.float32(0.01), 0), ("coastal", *SIX))  # corrected too far and clipped
+    assert values.min() > FLOOR
+
+
+def test_hiding_a_band_of_the_darkest_water_is_no_error(untrained):
+    dark = np.full((1, 4, 16, 16), 1e-3, np.float32)
+    dark[:, 3] = 0.01
+    result = untrained.segment(dark, RGBN, FOUR)
+    assert np.isfinite(untrained.occlude(result, 0)["nir"]).all()
 
 
 @pytest.mark.parametrize(("bands", "says"), [(("blue", "green", "red", "nearinfrared"), "nir"), (("green", "red", "nir", "swir16"), "missing: blue")])
@@ -186,4 +355,4 @@ def test_the_model_card_has_what_a_catalog_needs(shipped):
     card = shipped.model_card
     assert card["architecture"] == "SPEX" and card["total_parameters"] > 1e6 and len(card["fingerprint"]) == 64
     assert [band["name"] for band in card["bands"]] == list(shipped.bands) and set(shipped.required_bands) <= set(shipped.bands)
-    assert shipped.known_classes == FOUR
+    assert shipped.known_classes[:4] == FOUR and card["classes"] == list(shipped.known_classes)

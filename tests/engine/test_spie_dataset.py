@@ -180,6 +180,19 @@ def test_a_labelled_class_without_index_rules_carries_no_attributes_and_says_why
     assert "no index rule for class 'road'" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_rules_that_no_sample_used_are_neither_in_the_card_nor_in_the_table(scene, tmp_path):
+    for source in ("index", "labels", "none"):
+        build(labelled(scene, source=source), tmp_path / source)
+        card, rules = (tmp_path / source / "README.md").read_text(), [json.loads(row["thresholds"]) for row in rows_of(tmp_path / source)]
+        used = source == "index"
+        assert ("## Index rules" in card) == ("Otsu" in card) == ("Index masks were opened" in card) == used
+        assert all(bool(each) == used for each in rules)
+    build(options(scene, source="none"), tmp_path / "masks")
+    assert "## Index rules" in (tmp_path / "masks" / "README.md").read_text() and all(
+        json.loads(row["thresholds"]) for row in rows_of(tmp_path / "masks")
+    )
+
+
 def evidence(mask, make, valid=None):
     return make(mask, summarise(mask, mask.size if valid is None else valid, 10.0, 1))
 
@@ -348,6 +361,25 @@ def test_imagery_that_is_not_what_was_said_is_refused(scene, tmp_path):
     with pytest.raises(UnusableImagery, match=r"no GeoTIFF and no .npz at"):
         open_imagery([str(tmp_path / "nothing*")])
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".out*"))
+
+
+def test_a_scale_or_an_offset_that_is_surely_not_meant_is_warned_of(scene, tmp_path, caplog):
+    build(options(scene), tmp_path / "right")
+    assert "wrongly scaled" not in caplog.text
+    with rasterio.open(scene) as source:
+        numbers = np.rint(source.read() * (255 / 5000)).clip(0, 255).astype(np.uint8)
+    photograph = write(tmp_path / "photograph.tif", numbers, nodata=0, descriptions=BANDS)
+    build(options(photograph), tmp_path / "bytes")
+    assert "1 of 1 images look wrongly scaled" in caplog.text and "without --scale 1/255" in caplog.text
+    build(options(scene, calibration=Calibration(1e-4, -0.2)), tmp_path / "offset")
+    assert "is --offset right?" in caplog.text
+
+
+def test_real_scenes_are_not_warned_of(shared_data: Path):
+    chips = str(shared_data / "chips" / "hls-worldcover" / "val.npz")
+    names = ("coastal", "blue", "green", "red", "nir", "swir16", "swir22")
+    scenes = dataset.open_scenes(BuildOptions((chips,), names, Calibration(1e-4), cutting=Cutting(128, 128), resolution=30.0))
+    assert len(scenes) == 41 and not any(each.doubt for each in scenes)
 
 
 def test_metres_come_from_the_georeference_in_any_crs(tmp_path):

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
+import ray
 import torch
 import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from training_data import training_spec, write_training_data
+from training_data import training_spec, write_training_data, write_user_chips
 
 from engine import Spex
-from engine.training.config import StageSpec, TrainingSpec
-from engine.training.errors import OtherTraining, TrainingDataError, TrainingDiverged
-from engine.training.imagery import load_imagery
+from engine.training.config import ImagerySpec, StageSpec, TrainingSpec
+from engine.training.errors import MissingResources, OtherTraining, TrainingDataError, TrainingDiverged
+from engine.training.fingerprint import fingerprint
+from engine.training.imagery import files_of, load_imagery
 from engine.training.pretraining import HiddenBatch, HiddenBatches, hidden_patches, wavelength_weights
 from engine.training.runner import Runner, Work
 from engine.training.stages import freeze, open_workshop
 from engine.training.train import train, train_here
-from engine.training.workers import Worker, part_of
+from engine.training.workers import Worker, check_shares, part_of
+from pipeline import training
 from pipeline.training import train_on_ray
 
 
@@ -117,6 +122,68 @@ def test_the_state_of_another_training_is_refused(data: Path, tmp_path: Path) ->
         train(training_spec(data, stages={"pretraining": stage}), tmp_path)
 
 
+ONE_STEP = {"pretraining": {"steps": 1, **STAGE}}
+
+
+def test_other_data_are_noticed_and_the_same_data_elsewhere_are_not(data: Path, tmp_path: Path) -> None:
+    """A training on other data under the same --out would go on, or claim to be finished."""
+    folder = write_training_data(tmp_path / "data")
+    assert train(training_spec(folder, stages=ONE_STEP), tmp_path / "out")
+    shutil.copytree(folder, tmp_path / "copy")
+    assert train(training_spec(tmp_path / "copy", stages=ONE_STEP), tmp_path / "out")
+    unused = np.load(tmp_path / "copy" / "red_edge.npz")["digital_numbers"][:1]
+    np.savez(tmp_path / "copy" / "red_edge.npz", digital_numbers=unused)
+    assert train(training_spec(tmp_path / "copy", stages=ONE_STEP), tmp_path / "out")
+    arrays = dict(np.load(tmp_path / "copy" / "train.npz"))
+    arrays["reflectance"][0, 0, 0, 0] += 1
+    np.savez(tmp_path / "copy" / "train.npz", **arrays)
+    with pytest.raises(OtherTraining, match=r"data\.unlabelled\.0\.files was \"1 files of \d+ bytes \(\w+\)\", is \"1 files"):
+        train(training_spec(tmp_path / "copy", stages=ONE_STEP), tmp_path / "out")
+
+
+def test_other_chips_are_noticed(data: Path, tmp_path: Path) -> None:
+    words = {"instruction": {"steps": 1, **STAGE}}
+    shutil.copytree(data, tmp_path / "data")
+    arrays = dict(np.load(data / "train.npz"))
+    np.savez(tmp_path / "data" / "other.npz", **{name: values[:5] for name, values in arrays.items()})
+    spec = training_spec(tmp_path / "data", stages=words)
+    assert train(spec, tmp_path / "out") and train(spec, tmp_path / "out")
+    with pytest.raises(OtherTraining, match=r"data\.chips was .* is "):
+        train(training_spec(tmp_path / "data", stages=words, data=spec.data.model_dump(mode="json") | {"chips": "other.npz"}), tmp_path / "out")
+
+
+def test_a_state_from_before_data_counted_is_gone_on_from(data: Path, tmp_path: Path) -> None:
+    spec = training_spec(data, stages=ONE_STEP)
+    assert train(spec, tmp_path)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    was = json.loads(state["identity"])
+    del was["data"]
+    torch.save(state | {"identity": json.dumps(was)}, tmp_path / "state.pt")
+    assert train(spec, tmp_path)
+    torch.save(state | {"identity": "[]"}, tmp_path / "state.pt")
+    with pytest.raises(OtherTraining, match="cannot be read as the state"):
+        train(spec, tmp_path)
+
+
+def test_a_changed_label_changes_the_fingerprint_of_a_folder(tmp_path: Path) -> None:
+    """Labels without compression keep their size."""
+    chips = write_user_chips(tmp_path / "chips", {10: "vegetation", 80: "water"})
+    files = sorted(each for each in chips.rglob("*") if each.is_file())
+    before = fingerprint(files)
+    assert before.startswith("13 files of") and fingerprint(files) == before and fingerprint(files[1:]) != before
+    label = chips / "labels" / "chip3.tif"
+    stored = label.read_bytes()
+    label.write_bytes(stored[:-1] + bytes([stored[-1] ^ 1]))
+    assert fingerprint(files) != before and fingerprint([]) == "no files"
+
+
+def test_all_files_of_an_entry_count(tmp_path: Path) -> None:
+    for name in ("a_B02.tif", "a_B03.tif", "b_B02.tif", "b_B03.tif", "b_B04.tif"):
+        (tmp_path / name).touch()
+    spec = ImagerySpec(path="*_{band}.tif", bands={"blue": "B02", "green": "B03"})
+    assert [path.name for path in files_of(spec, tmp_path)] == ["a_B02.tif", "a_B03.tif", "b_B02.tif", "b_B03.tif"]
+
+
 def test_events_for_tensorboard_hold_the_loss(data: Path, tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     assert train(training_spec(data, stages={"pretraining": {"steps": 2, **STAGE}}), tmp_path)
@@ -153,6 +220,74 @@ def test_two_workers_see_the_same_batches_as_one(data: Path, tmp_path: Path) -> 
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=2e-5)
     assert (tmp_path / "two" / "state.pt").is_file()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_missing_gpu_is_said_in_one_sentence(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "train.yaml"
+    file.write_text(yaml.safe_dump(training_spec(data, stages=ONE_STEP).model_dump(mode="json", exclude_none=True)))
+    command = [sys.executable, "-m", "pipeline", "train", str(file), "--out", str(tmp_path / "out"), "--set", "device=cuda"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 2 and "device is cuda, but PyTorch finds no CUDA device" in done.stderr
+    assert "Traceback" not in done.stderr and "defect" not in done.stderr
+
+
+def test_a_batch_that_workers_cannot_share_evenly_is_refused(data: Path, tmp_path: Path) -> None:
+    """Gradients are averaged over workers: a window in the smaller part would weigh more."""
+    spec = training_spec(data, stages={"pretraining": {"steps": 1, **STAGE, "batch": 8}})
+    for workers in (1, 2, 4, 8):
+        check_shares(spec, workers)
+    with pytest.raises(TrainingDataError, match=r"stages\.pretraining\.batch is 8, which 3 workers cannot share evenly; give batch 9, or"):
+        train_on_ray(spec, tmp_path, 3, None)
+    with pytest.raises(TrainingDataError, match="give batch 16, or"):
+        train_here(spec, tmp_path, Worker(0, 16), lambda: False)
+
+
+@pytest.fixture
+def two_cpus() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("two_cpus")
+def test_more_workers_than_the_cluster_has_room_for_are_refused(data: Path, tmp_path: Path) -> None:
+    """Ray Train would ask for them again and again, without end."""
+    spec = training_spec(data, stages={"pretraining": {"steps": 1, **STAGE, "batch": 6}})
+    with pytest.raises(MissingResources, match="--workers 3: each worker needs one CPU, and there are 2 here; give at most 2"):
+        train_on_ray(spec, tmp_path, 3, None)
+    with pytest.raises(MissingResources, match="device cuda: there is no GPU in this cluster"):
+        train_on_ray(spec.model_copy(update={"device": "cuda"}), tmp_path, 1, None)
+
+
+class Endless:
+    """A trainer whose workers never come, or never end."""
+
+    def fit(self) -> None:
+        Event().wait()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_signal_ends_the_wait_for_workers_that_never_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool) -> None:
+    monkeypatch.setattr(training, "STOP_SECONDS", 0.6)
+    if begun:
+        (tmp_path / training.BEGUN).touch()
+    stopping = Event()
+    stopping.set()
+    training._wait(Endless(), stopping, tmp_path)
+    assert (tmp_path / training.STOP).exists()
+
+
+def test_an_error_of_a_worker_is_raised_where_the_user_sees_it(tmp_path: Path) -> None:
+    class Failing:
+        def fit(self) -> None:
+            error = RuntimeError("workers failed")
+            error.worker_failures = {0: TrainingDiverged("no finite loss")}  # type: ignore[attr-defined]
+            raise error
+
+    with pytest.raises(TrainingDiverged, match="no finite loss"):
+        training._wait(Failing(), Event(), tmp_path)
 
 
 class Doubtful(nn.Module):

@@ -73,6 +73,32 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, 
         load_training(write(tmp_path, GOOD.replace(old, new)))
 
 
+FIELDS = GOOD.replace("{preset: spex-small}", "\n  preset: spex-small\n  changes:\n    decoder_dim: 16")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            FIELDS.replace("decoder_dim", "decoder_dmi"),
+            [],
+            r"line 4: model\.changes\.decoder_dmi: a model has no field .*; did you mean decoder_dim\?",
+        ),
+        (FIELDS, ["model.changes.decoder_dmi=3"], r"^--set model\.changes\.decoder_dmi: a model has no field"),
+        (GOOD, ["model.changes.decoder_dmi=3"], r"^--set model\.changes\.decoder_dmi: a model has no field"),
+        (GOOD, ["stages.instruktion.steps=3"], r"^--set stages\.instruktion: unknown key; did you mean instruction\?"),
+        (GOOD, ["stages.pretraining.rato=3"], r"^--set stages\.pretraining\.rato: unknown key"),
+        (GOOD, ["stages.alignment.rate=1e-3"], r"^--set stages\.alignment\.steps: this key is missing"),
+        (GOOD, ["moddel.changes.name=x"], r"^--set moddel: unknown key; did you mean model\?"),
+        (GOOD.replace("rate", "rato"), ["stages.pretraining.steps=3"], r"train\.yaml line 6: stages\.pretraining\.rato"),
+    ],
+)
+def test_a_mistake_is_named_where_it_was_made(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    """A line of the file that does not hold it would be searched in vain."""
+    with pytest.raises(JobError, match=message):
+        load_training(write(tmp_path, text), overrides)
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"there is no training file .*nothing\.yaml$"):
         load_training(tmp_path / "nothing.yaml")

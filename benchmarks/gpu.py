@@ -1,0 +1,187 @@
+"""Pixels a second of both presets on a CUDA machine, path by path, each held against eager float32 first.
+
+    python benchmarks/gpu.py [--batch 32] [--side 2560] [--repeat 20] [--presets spex-small,spex-1.8b]
+
+Needs PyTorch with CUDA; the TensorRT paths also need ``tensorrt`` or ``tensorrt-rtx``, onnx and onnxscript, and are left out with a word where they
+are missing. No network, no data: pixels are random reflectance. spex-small has its shipped weights, spex-1.8b random ones. Pixels are those of the
+map: a window of 320 counts for 256 x 256, one of 512 for 384 x 384, since windows overlap. The row "block" is decoded uint16 blocks of ten bands in
+host memory to class planes in host memory; "busy" is the share of that time that the model alone takes.
+`--device cpu --batch 1 --side 256 --repeat 1` tries the script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine import Spex
+from engine.blocks import BlockExecutor
+from engine.configuration import SpexConfig
+from engine.modeling import Prompts, SpexForLandCover
+from engine.planner import Planner
+from engine.runtimes import Choice, EngineBuildFailed, RuntimeUnavailable, Windows, cached_engine, tensorrt
+from engine.runtimes.graph import InPrecision, Precision
+from engine.windows import padded_span, window_starts
+
+TEN = ("blue", "green", "red", "rededge071", "rededge075", "rededge078", "nir", "nir08", "swir16", "swir22")
+RGB = ("red", "green", "blue")
+CLASSES = ("vegetation", "building", "water", "bare")
+PATHS = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be timed."""
+
+    name: str
+    planner: Planner
+    bands: int
+    window: int
+    stride: int
+    batch: int
+    half: Precision
+    spex: Spex | None
+    """None: no shipped weights, and too large for one engine file."""
+
+    def chips(self, device: torch.device) -> Tensor:
+        """Return random reflectance of one batch, the same every time."""
+        numbers = torch.rand(self.batch, self.bands, self.window, self.window, generator=torch.Generator().manual_seed(0))
+        return (0.02 + 0.4 * numbers).to(device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--presets", default="spex-small,spex-1.8b")
+    parser.add_argument("--batch", type=int, default=32, help="windows a call of spex-small; spex-1.8b has an eighth")
+    parser.add_argument("--side", type=int, default=2560, help="side of the block without its halo")
+    parser.add_argument("--repeat", type=int, default=20)
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("no CUDA device here: nothing to measure (--device cpu --batch 1 --side 256 --repeat 1 tries the script itself)")
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    print(f"{machine}; torch {torch.__version__}, CUDA {torch.version.cuda}; {torch.get_num_threads()} threads")
+    print(f"{'preset':10} {'path':26} {'ms a batch':>10} {'Mpx/s':>8} {'same class':>10}")
+    for name in arguments.presets.split(","):
+        subject = small(device, arguments.batch) if name == "spex-small" else large(device, max(1, arguments.batch // 8))
+        fastest = time_paths(subject, device, arguments.repeat)
+        if subject.spex is not None:
+            time_block(subject, fastest, device, arguments.side, max(1, arguments.repeat // 5))
+
+
+def small(device: torch.device, batch: int) -> Subject:
+    """Return spex-small with its shipped weights."""
+    spex = Spex.load("spex-small", str(device))
+    return Subject("spex-small", spex.planner(TEN, CLASSES), len(TEN), 320, 256, batch, Precision.FLOAT16, spex)
+
+
+def large(device: torch.device, batch: int) -> Subject:
+    """Return spex-1.8b with random weights, three classes asked in words of random tokens."""
+    torch.manual_seed(0)
+    with device:
+        model = SpexForLandCover(SpexConfig.preset("spex-1.8b")).eval()
+    tokens = torch.randint(1000, 100_000, (1, 3, 48))
+    everywhere, answer = torch.ones_like(tokens, dtype=torch.bool), torch.arange(48).expand(1, 3, 48) >= 40
+    prompts = Prompts(tokens, everywhere, answer, torch.full((1, 3), 39), torch.full_like(tokens, -100))
+    return Subject("spex-1.8b", Planner(model, prompts, RGB).eval().to(device), 3, 512, 384, batch, Precision.BFLOAT16, None)
+
+
+@torch.inference_mode()
+def time_paths(subject: Subject, device: torch.device, repeat: int) -> PATHS:
+    """Print a row for each path, and return the fastest."""
+    chips = subject.chips(device)
+    expected = subject.planner(chips).argmax(1)
+    best: tuple[float, PATHS] = (float("inf"), subject.planner)
+    for name, path in paths(subject, device):
+        try:
+            same = (path(chips).argmax(1) == expected).double().mean().item()
+            spent = median_seconds(lambda path=path: path(chips), device, repeat)
+        except (RuntimeError, torch.cuda.OutOfMemoryError) as error:
+            print(f"{subject.name:10} {name:26} failed: {str(error).strip().splitlines()[0][:90]}")
+            continue
+        row(subject.name, name, spent, subject.batch * subject.stride**2, f"{same:.6f}")
+        best = min(best, (spent, path), key=lambda each: each[0])
+    return best[1]
+
+
+def paths(subject: Subject, device: torch.device) -> Iterator[tuple[str, PATHS]]:
+    """Yield every way to compute the model that there is here, by name."""
+    yield "eager float32", subject.planner
+    half = InPrecision(subject.planner, subject.half).eval()
+    yield f"eager {subject.half}", half
+    yield f"compiled {subject.half}", torch.compile(half, dynamic=False)
+    if device.type != "cuda":
+        return
+    yield f"CUDA graph {subject.half}", captured(half, subject.chips(device))
+    if subject.spex is None:
+        return
+    windows = Windows(subject.window, subject.bands, subject.batch)
+    for name in ("tensorrt", "tensorrt-rtx"):
+        try:
+            engine, _ = cached_engine(subject.spex, TEN, CLASSES, windows, Choice(name, subject.half, "measured"))
+            yield f"{name} {subject.half}", tensorrt.TensorRTPlanner(engine, name, windows.shape, device)
+        except (RuntimeUnavailable, EngineBuildFailed) as error:
+            print(f"{subject.name:10} {name:26} left out: {error}")
+
+
+def captured(module: nn.Module, chips: Tensor) -> PATHS:
+    """Return a module's call as a CUDA graph."""
+    given, aside = chips.clone(), torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            module(given)
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        answer = module(given)
+
+    def replay(reflectance: Tensor) -> Tensor:
+        given.copy_(reflectance)
+        graph.replay()
+        return answer
+
+    return replay
+
+
+@torch.inference_mode()
+def time_block(subject: Subject, planner: PATHS, device: torch.device, side: int, repeat: int) -> None:
+    """Print the row of the whole block, through the fastest path."""
+    executor = BlockExecutor(planner, len(CLASSES), [0.3] * len(CLASSES), subject.window, subject.stride, subject.batch, device)
+    first, last = padded_span(0, side, subject.window, subject.stride)
+    block = np.random.default_rng(0).integers(1200, 5000, (subject.bands, last - first, last - first)).astype(np.uint16)
+    whole = median_seconds(lambda: executor.segment(block, first, first, (0, 0, side, side)), device, repeat)
+    calls = -(-(len(window_starts(0, side, subject.window, subject.stride)) ** 2) // subject.batch)
+    chips = subject.chips(device)
+    bare = median_seconds(lambda: [planner(chips) for _ in range(calls)], device, repeat)
+    row(subject.name, f"block {side} px", whole, side**2, "")
+    print(f"{subject.name:10} {'':26} busy {100 * bare / whole:.0f} %")
+
+
+def row(preset: str, path: str, spent: float, pixels: int, same: str) -> None:
+    print(f"{preset:10} {path:26} {1000 * spent:10.1f} {pixels / spent / 1e6:8.2f} {same:>10}", flush=True)
+
+
+def median_seconds(work: Callable[[], object], device: torch.device, repeat: int) -> float:
+    """Return the median time of a call, all of it done, after two to warm up."""
+    times = []
+    for _ in range(repeat + 2):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[2:])
+
+
+if __name__ == "__main__":
+    main()
