@@ -1,8 +1,7 @@
 """From a tile's staged blocks to its published version: rasters, preview, explanation, and last of all the STAC item, which is the commit record.
 
 Run as a task on any node. Everything is made on local disk, uploaded under the new version's name and checked before the item is written; a
-crash at any point leaves a folder
-without an item, which the next attempt writes again. Staged blocks are deleted after the item is there.
+crash at any point leaves a folder without an item, which the next attempt writes again. Staged blocks are deleted after the item is there.
 """
 
 from __future__ import annotations
@@ -12,12 +11,18 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
 from pipeline.errors import VersionTaken
-from pipeline.explanations import TileStatistics, explanation_json
+from pipeline.explanations import TileStatistics, count_borders, explanation_json
 from pipeline.grid import PixelBox
 from pipeline.mosaic import Planes, TileRasters, make_rasters
 from pipeline.period import Period
@@ -102,6 +107,8 @@ def commit_tile(commit: Commit) -> Committed:
         rasters = make_rasters(
             _planes(storage, commit, statistics), commit.tile.box, context.series.grid, legend(context.series), Path(folder), key.id
         )
+        with rasterio.open(rasters.files["landcover"]) as landcover:
+            count_borders(statistics, partial(_codes, landcover, commit.tile.box), commit.tile.box)
         files = dict(rasters.published)
         explanation = explanation_json(key.id, statistics, legend(context.series)) if context.explain else None
         if explanation is not None:
@@ -127,6 +134,12 @@ def _planes(storage: Storage, commit: Commit, statistics: TileStatistics) -> Ite
         block = _staged(storage, commit.fingerprint, box)
         statistics.add(block.statistics)
         yield block.box, block.planes
+
+
+def _codes(landcover: Any, tile: PixelBox, part: PixelBox) -> NDArray[np.uint8]:
+    """Return the codes of a part of a tile from its open raster."""
+    codes: NDArray[np.uint8] = landcover.read(1, window=Window(part.left - tile.left, part.top - tile.top, *reversed(part.shape)))
+    return codes
 
 
 def _staged(storage: Storage, fingerprint: str, box: PixelBox) -> StagedBlock:

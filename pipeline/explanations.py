@@ -5,7 +5,7 @@ All sums are whole numbers over cells of 256 x 256 pixels of the global grid, so
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,7 +141,7 @@ def count_block(
     bands
         Canonical names of the C channels.
     box
-        The block's global pixels. Borders of blocks inside a tile lie on multiples of 256, as windows do.
+        The block's global pixels.
     areas
         Of the series' grid; make it once.
     """
@@ -150,7 +150,6 @@ def count_block(
         cut = part.within(box)
         landcover = planes["landcover"][cut]
         _count_confidence(statistics, landcover, planes["confidence"][cut], pixel_area)
-        _count_borders(statistics, landcover)
     if "runner_up" in planes:
         _count_seconds(statistics, planes["landcover"], planes["runner_up"], planes["margin"])
     for top in range(0, box.shape[0], CELL):
@@ -179,8 +178,23 @@ def _count_confidence(statistics: TileStatistics, landcover: NDArray[np.uint8], 
         )
 
 
-def _count_borders(statistics: TileStatistics, landcover: NDArray[np.uint8]) -> None:
-    """Count edges between different codes within a cell; those between cells are left out everywhere, so block borders do not matter."""
+def count_borders(statistics: TileStatistics, read: Callable[[PixelBox], NDArray[np.uint8]], box: PixelBox) -> None:
+    """Add the edges between different codes within each cell of the grid, over a finished tile: where its blocks met does not matter.
+
+    Parameters
+    ----------
+    statistics
+        Of the tile; added to in place.
+    read
+        Gives the land-cover codes (h, w) of global pixels inside the tile.
+    box
+        The tile's global pixels.
+    """
+    for cell in box.lattice(CELL):
+        _count_edges(statistics, read(cell.intersect(box)))
+
+
+def _count_edges(statistics: TileStatistics, landcover: NDArray[np.uint8]) -> None:
     for first, second in ((landcover[:, :-1], landcover[:, 1:]), (landcover[:-1], landcover[1:])):
         differ = (first != second) & (first != NO_DATA) & (second != NO_DATA)
         pairs = np.bincount(first[differ].astype(np.uint16) << 8 | second[differ], minlength=CODES * CODES)

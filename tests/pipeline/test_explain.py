@@ -19,7 +19,7 @@ from pipeline.areas import PixelAreas
 from pipeline.errors import JobError
 from pipeline.explain import NoDataAtPlace, NoSuchPlace, PlaceExplanation, explain_place, parse_place
 from pipeline.explanation_problems import explanation_problems
-from pipeline.explanations import TileStatistics, count_block, explanation_json
+from pipeline.explanations import TileStatistics, count_block, count_borders, explanation_json
 from pipeline.grid import Grid, PixelBox
 from pipeline.mosaic import make_rasters, sha256_of
 from pipeline.series import Series
@@ -90,6 +90,7 @@ def publish(root: Path, tile: str, period: tuple[date, date], lake: int, explain
         part = cell.intersect(box)
         cut = part.within(box)
         statistics.add(count_block({name: plane[cut] for name, plane in planes.items()}, numbers[(slice(None), *cut)], BANDS, part, PixelAreas(GRID)))
+    count_borders(statistics, lambda part: planes["landcover"][part.within(box)], box)
     files = dict(rasters.published)
     if explain:
         path = root / key.folder / key.file_name("explanation")

@@ -15,7 +15,7 @@ import pytest
 import rasterio
 
 from pipeline.areas import PixelAreas
-from pipeline.explanations import TileStatistics, count_block, explanation_json
+from pipeline.explanations import TileStatistics, count_block, count_borders, explanation_json
 from pipeline.grid import Grid, PixelBox
 from pipeline.mosaic import make_rasters, sha256_of
 from pipeline.storage import Storage
@@ -61,6 +61,7 @@ def publish_tile(root: Path, tile: str, version: int) -> tuple[str, dict[str, An
     rasters = make_rasters([(box, planes)], box, GRID, CLASSES, root / key.folder, key.id)
     statistics = TileStatistics()
     statistics.add(count_block(planes, np.full((2, *box.shape), 2000, np.uint16), ("red", "nir"), box, PixelAreas(GRID)))
+    count_borders(statistics, lambda part: planes["landcover"][part.within(box)], box)
     explanation = root / key.folder / key.file_name("explanation")
     explanation.write_bytes(explanation_json(key.id, statistics, CLASSES))
     files = {**rasters.published, "explanation": PublishedFile(explanation.name, explanation.stat().st_size, sha256_of(explanation))}
