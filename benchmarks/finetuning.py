@@ -105,7 +105,19 @@ def aerial(data: Path) -> Task:
     return Task("aerial", ["blue", "green", "red", "nir"], classes, new, pool, [])
 
 
-def write_folder(folder: Path, task: Task, chips: Sequence[Chip]) -> None:
+def is_known(model: str, name: str) -> bool:
+    """Return whether the starting model has a class of that name."""
+    from engine import Spex
+    from engine.errors import UnknownClass
+
+    try:
+        Spex.load(model, "cpu").processor.lexicon.find(name)
+    except UnknownClass:
+        return False
+    return True
+
+
+def write_folder(folder: Path, task: Task, chips: Sequence[Chip], model: str) -> None:
     """Write chips as GeoTIFF pairs with classes.yaml."""
     shutil.rmtree(folder, ignore_errors=True)
     for number, chip in enumerate(chips):
@@ -116,7 +128,7 @@ def write_folder(folder: Path, task: Task, chips: Sequence[Chip]) -> None:
             with rasterio.open(path, "w", driver="GTiff", crs="EPSG:3857", transform=rasterio.transform.from_origin(0, 0, 30, 30), **shape) as file:
                 file.write(values)
     places = {f"chip{number:02d}": chip.place for number, chip in enumerate(chips)}
-    legend = {"bands": list(task.bands), "classes": task.classes, "new": task.new}
+    legend = {"bands": list(task.bands), "classes": task.classes, "new": {name: said for name, said in task.new.items() if not is_known(model, name)}}
     (folder / "classes.yaml").write_text(yaml.safe_dump(legend | ({"places": places} if task.test else {})))
 
 
@@ -168,7 +180,7 @@ def one_draw(task: Task, seed: int, data: Path, out: Path, model: str, sets: Seq
     """Fine-tune on one draw by the documented command, and return the figures."""
     chosen, test = task.draw(seed)
     folder, trained = out / f"{task.name}-{seed}-chips", out / f"{task.name}-{seed}"
-    write_folder(folder, task, chosen)
+    write_folder(folder, task, chosen, model)
     shutil.rmtree(trained, ignore_errors=True)
     file = REPOSITORY / "examples" / "train" / "finetune.yaml"
     sets = [f"data.chips={folder.absolute()}", f"model.start={model}", f"seed={seed}", *sets]

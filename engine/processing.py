@@ -169,9 +169,7 @@ class Lexicon:
         return ", ".join(f"{each} ({self._names[each]})" if each != self._names[each] else each for each in near) or ", ".join(self.terms)
 
     def _known_beside(self, word: str) -> str:
-        known = ", ".join(self.terms)
-        near = self.nearest(word)
-        return f"nearest: {near}" if near == known else f"nearest: {near}; it knows {known}"
+        return f"nearest: {self.nearest(word)}; it knows {', '.join(self.terms)}"
 
     def to_list(self) -> list[dict[str, object]]:
         """Return JSON-ready data; `Lexicon.from_list` undoes it."""
