@@ -49,7 +49,6 @@ def main() -> int:
     variants = {
         "first": ["--block=512"],
         "again": ["--block=512"],
-        "block 2560, the default": ["--block=2560"],
         "block 256": ["--block=256"],
         "block 300, no multiple of the stride": ["--block=300"],
         "scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=512"],
