@@ -49,6 +49,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 class Terminated(SystemExit):
     """SIGTERM came; leaves with status 143."""
 
+    came = False
+    """Set by the handler: an exception that it raises while Ray waits comes out of Ray as SystemExit(1)."""
+
     def __init__(self) -> None:
         super().__init__(TERMINATED)
 
@@ -60,6 +63,7 @@ def main() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
+    Terminated.came = True
     raise Terminated
 
 
@@ -85,10 +89,10 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
 
 
 def _stopped(stop: KeyboardInterrupt | SystemExit) -> int:
-    """Return the status after a signal; Ray's own handler of SIGTERM leaves with the number of the signal."""
+    """Return the status after a signal."""
     if isinstance(stop, KeyboardInterrupt):
         return _fail("interrupted; the same command goes on from here", INTERRUPTED)
-    if stop.code in (TERMINATED, signal.SIGTERM):
+    if Terminated.came or stop.code in (TERMINATED, signal.SIGTERM):
         return _fail("terminated; the same command goes on from here", TERMINATED)
     return stop.code if isinstance(stop.code, int) else DONE if stop.code is None else STOPPED
 
