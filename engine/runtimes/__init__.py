@@ -80,7 +80,7 @@ def choose(asked: str, device: torch.device) -> Choice:
 def _on_cpu() -> Choice:
     if openvino.is_installed():
         return Choice("openvino", openvino.best_precision(), f"no GPU, OpenVINO is installed, {openvino.best_precision()} is the processor's fastest")
-    log.warning("OpenVINO is not installed: PyTorch takes several times as long on a CPU; pip install 'spexmap[openvino]'")
+    log.warning("OpenVINO is not installed: PyTorch takes about twice as long on a CPU; pip install 'spexmap[openvino]'")
     return Choice("torch", Precision.FLOAT32, "no GPU, and OpenVINO is not installed")
 
 
@@ -88,7 +88,7 @@ def _on_gpu() -> Choice:
     for name in ("tensorrt", "tensorrt-rtx"):
         if tensorrt.is_installed(name) and (name == "tensorrt" or _rtx_knows_this_gpu()):
             return Choice(name, Precision.FLOAT16, f"a GPU, and {name} is installed")
-    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch takes several times as long; pip install tensorrt")
+    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch takes longer; pip install tensorrt")
     return Choice("torch", Precision.FLOAT32, "a GPU, and no TensorRT for it")
 
 
@@ -127,7 +127,7 @@ def open_planner(
     except (RuntimeUnavailable, EngineBuildFailed) as error:
         if asked != "auto":
             raise
-        log.warning("%s: PyTorch in float32 computes instead, several times as slowly", error)
+        log.warning("%s: PyTorch in float32 computes instead, more slowly", error)
         choice = Choice("torch", Precision.FLOAT32, f"{choice.name} failed: {error}")
         opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
     log.info("runtime %s in %s (%s), ready after %.1f s", choice.name, choice.precision, choice.reason, time.monotonic() - started)
