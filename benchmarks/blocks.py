@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from engine.windows import padded_span, window_starts
 
 WINDOW, STRIDE = 320, 256
 FILES = {"blue": "B02", "green": "B03", "red": "B04", "nir": "B08", "swir16": "B11"}
+MOST, MOST_MS = 1.15, 4.0
 CLASSES = ("vegetation", "building", "water", "bare")
 
 
@@ -42,11 +44,11 @@ class Convolution(nn.Module):
         return self.convolution(reflectance.nan_to_num(0)).softmax(1)[:, :-1]
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=768, help="side of the block without its halo, in pixels")
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=7)
     parser.add_argument("--model", help="folder of a model; without it a small convolution")
     parser.add_argument("--runtime", default="auto", help="what computes the model")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("SPEXMAP_DATA", "../shared/data")))
@@ -62,13 +64,16 @@ def main() -> None:
     block = real_block(arguments.data, last - first)
     calls = -(-(len(window_starts(0, arguments.side, WINDOW, STRIDE)) ** 2) // arguments.batch)
     chips = torch.from_numpy(block[:, :WINDOW, :WINDOW].astype(np.float32) / 1e4 - 0.1).to(device).expand(arguments.batch, -1, -1, -1).contiguous()
-    whole = seconds(lambda: executor.segment(block, first, first, (0, 0, arguments.side, arguments.side)), arguments.repeat)
-    bare = seconds(lambda: run_bare(planner, chips, calls), arguments.repeat)
+    inner = (0, 0, arguments.side, arguments.side)
+    whole, bare = shortest([lambda: executor.segment(block, first, first, inner), lambda: run_bare(planner, chips, calls)], arguments.repeat)
     needed = device_bytes(last - first, len(block), len(CLASSES), arguments.batch, WINDOW, STRIDE) / 2**20
     print(f"{device}, block of {arguments.side} px with halo {last - first}, {calls} calls of batch {arguments.batch}")
     over = 1000 * (whole - bare) / calls / arguments.batch
     print(f"executor {whole:.3f} s, bare planner {bare:.3f} s, ratio {whole / bare:.3f}, {over:.1f} ms a window over it")
     print(f"{needed:.0f} MiB besides the model")
+    holds = whole / bare <= MOST or over <= MOST_MS
+    print(f"claim, at most {MOST:g} times the bare planner or {MOST_MS:g} ms a window over it: {'ok' if holds else 'FAILED'}")
+    return 0 if holds else 1
 
 
 @torch.inference_mode()
@@ -77,17 +82,17 @@ def run_bare(planner: Callable[[Tensor], Tensor], chips: Tensor, calls: int) -> 
         planner(chips)
 
 
-def seconds(work: Callable[[], object], repeat: int) -> float:
-    """Return the shortest of `repeat` times, after one run to warm up: of the processor's on a CPU, so that other work does not count."""
-    times = []
-    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
+def shortest(works: Sequence[Callable[[], object]], repeat: int) -> list[float]:
+    """Return the shortest of `repeat` times of each work in seconds; they take turns, after one round to warm up."""
+    times: list[list[float]] = [[] for _ in works]
     for _ in range(repeat + 1):
-        started = clock()
-        work()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        times.append(clock() - started)
-    return min(times[1:])
+        for work, each in zip(works, times, strict=True):
+            started = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            each.append(time.perf_counter() - started)
+    return [min(each[1:]) for each in times]
 
 
 def real_block(data: Path, side: int) -> NDArray[np.uint16]:
@@ -105,4 +110,4 @@ def real_block(data: Path, side: int) -> NDArray[np.uint16]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,6 +28,7 @@ from engine.configuration import SpexConfig
 from engine.modeling import Prompts, SpexForLandCover
 from engine.planner import Planner
 from engine.runtimes import Choice, EngineBuildFailed, RuntimeUnavailable, Windows, cached_engine, tensorrt
+from engine.runtimes.compiled import CompiledPlanner
 from engine.runtimes.graph import InPrecision, Precision
 from engine.windows import padded_span, window_starts
 
@@ -117,14 +118,17 @@ def paths(subject: Subject, device: torch.device) -> Iterator[tuple[str, PATHS]]
     """Yield every way to compute the model that there is here, by name."""
     yield "eager float32", subject.planner
     half = InPrecision(subject.planner, subject.half).eval()
+    windows = Windows(subject.window, subject.bands, subject.batch)
     yield f"eager {subject.half}", half
-    yield f"compiled {subject.half}", torch.compile(half, dynamic=False)
+    try:
+        yield f"compiled {subject.half}", CompiledPlanner(subject.planner, windows, subject.half, device)
+    except EngineBuildFailed as error:
+        print(f"{subject.name:10} {'compiled':26} left out: {error}")
     if device.type != "cuda":
         return
     yield f"CUDA graph {subject.half}", captured(half, subject.chips(device))
     if subject.spex is None:
         return
-    windows = Windows(subject.window, subject.bands, subject.batch)
     for name in ("tensorrt", "tensorrt-rtx"):
         try:
             engine, _ = cached_engine(subject.spex, TEN, CLASSES, windows, Choice(name, subject.half, "measured"))

@@ -38,7 +38,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     spex = Spex.load(arguments.model, "cpu", arguments.threads)
-    graph = cached_graph(spex, BANDS, CLASSES, Windows(WINDOW, len(BANDS)))
+    graph = cached_graph(spex, BANDS, CLASSES, Windows(WINDOW, len(BANDS)), channels_last=True)
     chips = torch.from_numpy(np.random.default_rng(0).uniform(0.02, 0.4, (1, len(BANDS), WINDOW, WINDOW)).astype(np.float32))
     planners: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"torch float32": spex.planner(BANDS, CLASSES)}
     for precision in dict.fromkeys((Precision.FLOAT32, openvino.best_precision())):

@@ -1,12 +1,13 @@
 """From a block of harmonised numbers to land cover and confidence, all of it on the device.
 
-The block goes to the device once. Windows are views of it; they are normalised batch by batch, the planner gives probabilities, these are rounded
-to uint16 and added up with integer weights, and the winner is chosen there too. Four uint8 planes come back. Sums of integers do not depend on their
-order and windows lie on a global lattice, so a pixel gets the same answer whichever block computed it.
+The block goes to the device once, while the one before it is computed. Windows are views of it; they are normalised batch by batch, the planner
+gives probabilities, these are rounded to uint16 and added up with integer weights, and the winner is chosen there too. Four uint8 planes come back.
+Sums of integers do not depend on their order and windows lie on a global lattice, so a pixel gets the same answer whichever block computed it.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -45,7 +46,7 @@ class Planes:
 
 
 class BlockExecutor:
-    """Runs one planner over blocks.
+    """Runs one planner over blocks. Several threads may call `segment`: one computes while the others' blocks go to the device.
 
     Parameters
     ----------
@@ -91,6 +92,7 @@ class BlockExecutor:
         self._thresholds = [int(threshold * FULL) * weight for threshold in thresholds]
         axis = torch.from_numpy(blend_weights(window, stride)).to(self.device, _sum_dtype(window, stride))
         self._weights = axis[:, None] * axis[None, :]
+        self._computing = threading.Lock()
 
     @torch.inference_mode()
     def segment(self, block: NDArray[np.uint16], top: int, left: int, inner: tuple[int, int, int, int]) -> Planes:
@@ -118,9 +120,21 @@ class BlockExecutor:
         rows, columns = self._span(inner[0], inner[2]), self._span(inner[1], inner[3])
         padded = _cut(block, rows[0] - top, rows[1] - top, columns[0] - left, columns[1] - left)
         crop = slice(inner[0] - rows[0], inner[2] - rows[0]), slice(inner[1] - columns[0], inner[3] - columns[0])
-        numbers = torch.from_numpy(np.ascontiguousarray(padded).view(np.int16)).to(self.device)
-        valid = (numbers != 0).any(0)
-        return self._decide(self._blend(numbers, valid)[:, *crop], valid[crop])
+        numbers = self._upload(torch.from_numpy(np.ascontiguousarray(padded).view(np.int16)))
+        with self._computing:
+            valid = (numbers != 0).any(0)
+            return self._decide(self._blend(numbers, valid)[:, *crop], valid[crop])
+
+    def _upload(self, numbers: Tensor) -> Tensor:
+        """Return the numbers on the device; to a GPU they go from pinned memory on a stream of their own, beside what it computes."""
+        if self.device.type != "cuda":
+            return numbers.to(self.device)
+        beside = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(beside):
+            there = numbers.pin_memory().to(self.device, non_blocking=True)
+        beside.synchronize()
+        there.record_stream(torch.cuda.current_stream(self.device))
+        return there
 
     def _span(self, start: int, stop: int) -> tuple[int, int]:
         return padded_span(start, stop, self.window, self.stride)
@@ -130,14 +144,16 @@ class BlockExecutor:
         sums = torch.zeros((self.n_classes, *valid.shape), dtype=self._weights.dtype, device=self.device)
         failed = torch.zeros((), dtype=torch.bool, device=self.device)
         views = self._views(numbers)
+        of_valid = self._views(valid)
         for corners in _batched(self._windows_with_data(valid), self.batch):
             filled = corners + corners[-1:] * (self.batch - len(corners))
             chips = torch.stack([views[:, row, column] for row, column in filled])
             probabilities = self.planner(_reflectance(chips))[: len(corners)]
-            unknown = probabilities.isnan()
-            failed |= (unknown.any(1) & (chips[: len(corners)] != 0).any(1)).any()
-            rounded = (probabilities.float().masked_fill(unknown, 0) * FULL).round().clamp(0, FULL).to(sums.dtype)
-            for (row, column), chip in zip(corners, rounded, strict=True):
+            # What is not a number at a pixel without data becomes some integer, which nothing reads.
+            rounded = (probabilities.float() * FULL).round_().clamp_(0, FULL).to(sums.dtype)
+            unknown = probabilities.sum(1).isnan()
+            for (row, column), chip, lost in zip(corners, rounded, unknown, strict=True):
+                failed |= (lost & of_valid[row, column]).any()
                 y, x = row * self.stride, column * self.stride
                 sums[:, y : y + self.window, x : x + self.window].addcmul_(chip, self._weights)
         if failed.item():
@@ -170,9 +186,10 @@ class BlockExecutor:
             best = torch.maximum(best, plane)
             passes |= plane >= threshold
         landcover.masked_fill_(~passes, OTHER)
-        share = torch.where(passes, best, self._total - best).long()
-        confidence = ((share * 100 + self._total // 2) // self._total).to(torch.uint8)
-        margin = ((best - second.clamp(min=0)).long() * 100 // self._total).to(torch.uint8)
+        # Exact in float64, which divides many times faster than int64: quotients lie at least 2**-31 from the next whole number, or on it.
+        share = torch.where(passes, best, self._total - best).double()
+        confidence = share.mul_(100).add_(self._total // 2).div_(self._total).to(torch.uint8)
+        margin = (best - second.clamp_(min=0)).double().mul_(100).div_(self._total).to(torch.uint8)
         return (
             landcover.masked_fill(~valid, NO_DATA),
             confidence.masked_fill(~valid, NO_CONFIDENCE),
@@ -217,8 +234,7 @@ def _cut(block: NDArray[np.uint16], top: int, bottom: int, left: int, right: int
 
 def _reflectance(numbers: Tensor) -> Tensor:
     """Return float32 reflectance, NaN where there is no data, of int16 tensors that carry the bits of uint16 numbers."""
-    unsigned = numbers.to(torch.int32) & 0xFFFF
-    return ((unsigned - 1000).float() * 1e-4).masked_fill(unsigned == 0, torch.nan)
+    return numbers.view(torch.uint16).float().sub_(1000).mul_(1e-4).masked_fill_(numbers == 0, torch.nan)
 
 
 def _batched(corners: list[tuple[int, int]], size: int) -> Iterator[list[tuple[int, int]]]:

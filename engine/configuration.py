@@ -95,6 +95,9 @@ class SpexConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
     """Bands that the weights were trained on; ``"fixed"`` is short for red, green and blue with `stem` ``"fixed"``."""
     required_bands: list[str] | tuple[str, ...] = ("blue", "green", "red")
     classes: list[dict[str, Any]] | tuple[dict[str, Any], ...] = field(default_factory=lambda: [dict(each) for each in DEFAULT_CLASSES])
+    class_sets: list[dict[str, Any]] | tuple[dict[str, Any], ...] = ()
+    """Sets of classes that fine-tuning has taught, oldest first, each with weights of its own: names under ``added`` (classes that the model did not
+    know) and ``labelled`` (all of the user's labels)."""
     stem: str = "wavelength"
     """``wavelength``: any band set; ``fixed``: red, green and blue, in front of `internimage` only."""
     anchors: list[float] | tuple[float, ...] = DEFAULT_ANCHORS

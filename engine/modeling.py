@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from engine.configuration import InvalidConfiguration, SpexConfig
 from engine.modeling_internimage import GroupAggregator, InternImage, SkipBranch
 from engine.modeling_sam import MASKED, Attention, SamMaskDecoder, keys_of, mask_neck
-from engine.modeling_vision import Backbone, FineBranch, MultiscaleAggregator, PixelNorm, enlarge, visual_tokens
+from engine.modeling_vision import MEAN, Backbone, FineBranch, MultiscaleAggregator, PixelNorm, enlarge, visual_tokens
 
 LANGUAGE_DEFAULTS: dict[str, Any] = {"model_type": "qwen2", "tie_word_embeddings": True, "use_cache": False, "attn_implementation": "eager"}
 """What `config.language` need not say."""
@@ -139,6 +139,15 @@ class TwoWayBlock(nn.Module):
         return tokens, self.norms[3](image + self.to_tokens(image, tokens, tokens))
 
 
+class PixelProducts(nn.Module):
+    """Scaled products of every pixel's features with one vector for each class."""
+
+    def forward(self, fine: Tensor, vectors: Tensor) -> Tensor:
+        """Return (n, K, H, W) of features (n, fine_dim, H, W) and vectors (n, K, fine_dim)."""
+        products = fine.permute(0, 2, 3, 1).flatten(1, 2) @ vectors.transpose(1, 2) / math.sqrt(fine.shape[1])
+        return products.transpose(1, 2).reshape(*vectors.shape[:2], *fine.shape[-2:])
+
+
 class MaskDecoder(nn.Module):
     """Two-way mask decoder without positions: what a pixel is must not depend on where in the window it lies."""
 
@@ -149,7 +158,7 @@ class MaskDecoder(nn.Module):
         self.blocks = nn.ModuleList(TwoWayBlock(config) for _ in range(config.decoder_layers))
         self.coarse = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         self.fine = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, config.fine_dim)) if config.fine_dim else None
-        self.bias = nn.Linear(dim, 1)
+        self.products, self.bias = PixelProducts(), nn.Linear(dim, 1)
 
     def forward(self, image: Tensor, valid: Tensor, sparse: Tensor, fine: Tensor | None = None) -> Tensor:
         """Return mask logits (n, K, H, W) at full resolution.
@@ -175,9 +184,7 @@ class MaskDecoder(nn.Module):
         if fine is None or self.fine is None:
             plain: Tensor = enlarge(coarse, self.scale) + bias_of_class
             return plain
-        vectors = self.fine(token).unflatten(0, (n, classes)).transpose(1, 2)
-        details = (fine.permute(0, 2, 3, 1).flatten(1, 2) @ vectors / math.sqrt(fine.shape[1])).transpose(1, 2)
-        refined: Tensor = enlarge(coarse, self.scale) + details.unflatten(2, tuple(fine.shape[-2:])) + bias_of_class
+        refined: Tensor = enlarge(coarse, self.scale) + self.products(fine, self.fine(token).unflatten(0, (n, classes))) + bias_of_class
         return refined
 
 
@@ -230,8 +237,9 @@ class SpexForLandCover(PreTrainedModel):  # type: ignore[no-untyped-call]
 
     def see(self, reflectance: Tensor, bands: Sequence[str]) -> Seen:
         """Return what the model sees in reflectance (n, C, h, w), NaN = no data; it does not depend on what is asked."""
-        valid = (~torch.isnan(reflectance)).any(1, keepdim=True).to(self.dtype)
-        filled = torch.nan_to_num(reflectance, nan=0.15)
+        known = reflectance.abs() < math.inf  # one comparison, where isnan and nan_to_num become five slow operations of a compiled graph
+        valid = known.any(1, keepdim=True).to(self.dtype)
+        filled = torch.where(known, reflectance, MEAN)
         maps = self.backbone(filled.contiguous(memory_format=torch.channels_last), valid, bands)
         aggregated = self.aggregator(maps)
         coarse_valid = F.avg_pool2d(valid, self.config.feature_stride)

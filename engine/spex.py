@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 
 from engine.bands import band, channel_of, check_bands, in_wavelength_order
+from engine.class_sets import answering_set, known_to_set, rows_of_set
 from engine.configuration import SpexConfig
 from engine.errors import UnknownBand, UnknownClass
 from engine.explanation import describe, describe_scene
@@ -24,10 +24,11 @@ from engine.free_text import FreeText, MaskOfClass, free_text, unwritten
 from engine.modeling import SpexForLandCover
 from engine.models import find_model, fingerprint
 from engine.planner import Planner, Queries
-from engine.processing import Request, SpexProcessor
+from engine.processing import Lexicon, Request, SpexProcessor
 from engine.reflectance import as_chips, check_reflectance
 from engine.spie import canonical_instruction
 from engine.statistics import ChipStatistics
+from engine.weights import load_models
 from engine.windows import blend_total, blend_weights, window_starts
 
 WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
@@ -121,12 +122,35 @@ class Generation:
     """For each of the N chips the texts of the K classes."""
 
 
-class Spex:
-    """A trained SPEX, ready to map."""
+@dataclass(frozen=True)
+class _Answering:
+    """What answers a list of classes: the model as it was before fine-tuning, or that of a class set."""
 
-    def __init__(self, model: SpexForLandCover, processor: SpexProcessor, folder: Path | None = None, device: str = "cpu") -> None:
-        self.model = model.requires_grad_(False).train(False)
-        self.model.to(device=device, memory_format=torch.channels_last)
+    model: SpexForLandCover
+    lexicon: Lexicon
+    """The words that it was trained on."""
+    offsets: Mapping[str, float]
+    """What is added to the logit of each class."""
+
+
+class Spex:
+    """A trained SPEX, ready to map.
+
+    `taught` are the models of the class sets that fine-tuning has added, oldest first: see `engine.class_sets`.
+    """
+
+    def __init__(
+        self,
+        model: SpexForLandCover,
+        processor: SpexProcessor,
+        folder: Path | None = None,
+        device: str = "cpu",
+        taught: Sequence[SpexForLandCover] = (),
+    ) -> None:
+        self.model, self.taught = model, tuple(taught)
+        for each in (model, *self.taught):
+            still: Any = each.requires_grad_(False).train(False)
+            still.to(device=device, memory_format=torch.channels_last)
         self.processor, self.folder, self.device = processor, folder, device
 
     @classmethod
@@ -151,15 +175,13 @@ class Spex:
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = SpexForLandCover(SpexConfig.from_pretrained(folder))
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        return cls(model, SpexProcessor.from_pretrained(folder), folder, chosen)
+        model, *taught = load_models(folder)
+        return cls(model, SpexProcessor.from_pretrained(folder), folder, chosen, taught)
 
     @property
     def config(self) -> SpexConfig:
         """The model's configuration."""
-        config: SpexConfig = self.model.config
-        return config
+        return self.model.config  # type: ignore[return-value]
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -188,7 +210,7 @@ class Spex:
             "name": self.config.name,
             "architecture": "SPEX",
             "framework": "pytorch",
-            "total_parameters": sum(p.numel() for p in self.model.parameters()),
+            "total_parameters": sum(p.numel() for each in (self.model, *self.taught) for p in each.parameters()),
             "tasks": ["semantic-segmentation"],
             "bands": [{"name": each, "center_wavelength": band(each).centre, "full_width_half_max": band(each).width} for each in self.bands],
             "required_bands": list(self.required_bands),
@@ -273,7 +295,8 @@ class Spex:
         if unused:
             raise UnknownBand(f"these weights do not use {', '.join(unused)}; leave out those channels; used: {', '.join(self.bands)}")
         asked = self.resolve(classes)
-        names = self._answered({part for query in asked for part in query.parts})
+        answering = self._answering(asked)
+        names = _answered(answering.lexicon, {part for query in asked for part in query.parts})
         wordings = {query.target: query.instruction for query in asked if len(query.parts) == 1}
         prompts = self.processor.prompts([[Request(name, wordings.get(name, "")) for name in names]])
         terms = self.processor.lexicon.terms
@@ -281,14 +304,15 @@ class Spex:
             tuple(names.index(terms[name].parent) if terms[name].parent else None for name in names),
             tuple(tuple(names.index(part) for part in query.parts) for query in asked),
         )
-        offsets = {each["name"]: float(each.get("offset", 0.0)) for each in self.config.classes}
-        return Planner(self.model, prompts, bands, [offsets[name] for name in names], queries).eval().to(self.device)
+        return Planner(answering.model, prompts, bands, [answering.offsets[name] for name in names], queries).eval().to(self.device)
 
-    def _answered(self, parts: set[str]) -> list[str]:
-        """Return what has to be answered for some classes: all roots, and all kinds of each root of which a kind is asked."""
-        lexicon = self.processor.lexicon
-        split = {lexicon.terms[part].parent for part in parts} - {""}
-        return [*lexicon.roots, *(child for root in lexicon.roots if root in split for child in lexicon.children(root))]
+    def _answering(self, queries: Sequence[ClassQuery]) -> _Answering:
+        """Return what answers a list of classes."""
+        terms, sets = self.processor.lexicon.terms, self.config.class_sets if self.taught else ()
+        position = answering_set({part for query in queries for part in query.parts}, sets)
+        lexicon = Lexicon([terms[name] for name in known_to_set(tuple(terms), sets, position)])
+        offsets = {row["name"]: row["offset"] for row in rows_of_set(self.config.classes, sets, position)}
+        return _Answering(self.model if position is None else self.taught[position], lexicon, offsets)
 
     def segment(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Segmentation:
         """Return what the model sees.
@@ -348,14 +372,17 @@ class Spex:
         if max(chip.shape[1:]) > LARGEST_CHIP:
             reason = f"the language model reads chips of up to {LARGEST_CHIP} pixels a side; cut the image, or use Segmentation.explain"
             return (unwritten(reason),) * len(result.classes)
-        return tuple(self._tell(chip, result.bands, query, counted, k) for k, query in enumerate(result.classes))
+        model = self._answering(result.classes).model
+        return tuple(self._tell(model, chip, result.bands, query, counted, k) for k, query in enumerate(result.classes))
 
     @torch.inference_mode()
-    def _tell(self, chip: NDArray[np.float32], bands: Sequence[str], query: ClassQuery, counted: ChipStatistics, k: int) -> FreeText:
+    def _tell(
+        self, model: SpexForLandCover, chip: NDArray[np.float32], bands: Sequence[str], query: ClassQuery, counted: ChipStatistics, k: int
+    ) -> FreeText:
         if len(query.parts) > 1:
             return unwritten(f"the language model writes about single classes; ask for {' and '.join(query.parts)}")
         prompts = self.processor.prompts([[Request(query.target, query.instruction)]]).to(self.device)
-        written = self.model.generate_text(self._padded(chip[None]), prompts, bands, self.processor.end)[0][0]
+        written = model.generate_text(self._padded(chip[None]), prompts, bands, self.processor.end)[0][0]
         mask = MaskOfClass.of(self.processor.lexicon.terms[query.target].phrase, counted.mask(k), counted.valid)
         return free_text(self.processor.text([*prompts.tokens[prompts.answer].tolist(), *written]), mask)
 
@@ -425,3 +452,9 @@ class Spex:
         """Return chips (N, C, H, W) with sides that are multiples of the model's stride; what is added is no data."""
         padding = ((0, 0), (0, 0), *((0, self._multiple(side) - side) for side in chips.shape[2:]))
         return torch.from_numpy(np.pad(chips, padding, constant_values=np.nan)).to(self.device)
+
+
+def _answered(lexicon: Lexicon, parts: set[str]) -> list[str]:
+    """Return what has to be answered for some classes: all roots, and all kinds of each root of which a kind is asked."""
+    split = {lexicon.terms[part].parent for part in parts} - {""}
+    return [*lexicon.roots, *(child for root in lexicon.roots if root in split for child in lexicon.children(root))]

@@ -94,7 +94,7 @@ class SpexPredictor:
         """Return the planner with the same classes, offsets and wording, and attributes after each instruction."""
         requests = [Request(name, attributes=text) for name, text in zip(self.asked, texts, strict=True)]
         offsets = self.planner.get_buffer("offsets").flatten().tolist()
-        made = Planner(self.spex.model, self.spex.processor.prompts([requests]), self.planner.bands, offsets, self.planner.queries)
+        made = Planner(self.planner.model, self.spex.processor.prompts([requests]), self.planner.bands, offsets, self.planner.queries)
         return made.eval().to(self.spex.device)
 
 

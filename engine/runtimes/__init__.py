@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.runtimes import openvino, tensorrt
+from engine.runtimes import compiled, openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
+from engine.runtimes.convolved import convolved
 from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes.graph import OPSET, Precision, Windows, export_graph
 from engine.spex import ClassQuery, Spex
@@ -24,7 +25,7 @@ __all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precisio
 
 log = logging.getLogger(__name__)
 
-RUNTIMES = ("auto", "torch", "openvino", "tensorrt", "tensorrt-rtx")
+RUNTIMES = ("auto", "torch", "torch-compile", "openvino", "tensorrt", "tensorrt-rtx")
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ def choose(asked: str, device: torch.device) -> Choice:
     Parameters
     ----------
     asked
-        One of `RUNTIMES`. ``auto``: TensorRT on a GPU where it is installed, OpenVINO on a CPU where it is installed, else PyTorch, with a warning.
+        One of `RUNTIMES`. ``auto``: on a GPU TensorRT where it is installed, else PyTorch's compiler, on a CPU OpenVINO where it is installed, else
+        PyTorch; what is slower comes with a warning.
 
     Raises
     ------
@@ -67,6 +69,8 @@ def choose(asked: str, device: torch.device) -> Choice:
         return _on_gpu() if device.type == "cuda" else _on_cpu()
     if asked == "torch":
         return Choice("torch", Precision.FLOAT32, "asked for; the reference")
+    if asked == "torch-compile":
+        return Choice(asked, compiled.best_precision(device), "asked for")
     if asked == "openvino":
         if device.type != "cpu":
             raise RuntimeUnavailable(f"OpenVINO runs on the CPU, not on {device}; ask for tensorrt or torch")
@@ -88,8 +92,8 @@ def _on_gpu() -> Choice:
     for name in ("tensorrt", "tensorrt-rtx"):
         if tensorrt.is_installed(name) and (name == "tensorrt" or _rtx_knows_this_gpu()):
             return Choice(name, Precision.FLOAT16, f"a GPU, and {name} is installed")
-    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch takes longer; pip install tensorrt")
-    return Choice("torch", Precision.FLOAT32, "a GPU, and no TensorRT for it")
+    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch's compiler takes longer; pip install tensorrt")
+    return Choice("torch-compile", compiled.best_precision(torch.device("cuda")), "a GPU, and no TensorRT for it")
 
 
 def _rtx_knows_this_gpu() -> bool:
@@ -139,19 +143,45 @@ def _open(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery],
     facts = {"runtime": choice.name, "precision": str(choice.precision), "torch": torch.__version__}
     if choice.name == "torch":
         return OpenedPlanner(spex.planner(bands, classes), device, choice, facts)
+    if choice.name == "torch-compile":
+        return OpenedPlanner(compiled.CompiledPlanner(spex.planner(bands, classes), windows, choice.precision, device), device, choice, facts)
     if choice.name == "openvino":
-        planner = openvino.OpenVinoPlanner(cached_graph(spex, bands, classes, windows), choice.precision, threads)
+        graph = cached_graph(spex, bands, classes, windows, channels_last=windows.batch == 1)
+        planner = openvino.OpenVinoPlanner(graph, choice.precision, threads)
         return OpenedPlanner(planner, device, choice, facts | {"openvino": openvino.version()})
-    engine, identity = cached_engine(spex, bands, classes, windows, choice)
-    return OpenedPlanner(tensorrt.TensorRTPlanner(engine, choice.name, windows.shape, device), device, choice, facts | identity)
+    return _open_engine(spex, bands, classes, windows, choice, facts)
+
+
+def _open_engine(
+    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, facts: dict[str, Any]
+) -> OpenedPlanner:
+    """Return the planner of a TensorRT engine; one that was kept and does not run here is built anew, once."""
+    device = torch.device(spex.device)
+    for last in (False, True):
+        engine, identity = cached_engine(spex, bands, classes, windows, choice, anew=last)
+        try:
+            planner = tensorrt.TensorRTPlanner(engine, choice.name, windows.shape, device, EngineCache())
+        except RuntimeUnavailable as error:
+            if last:
+                raise
+            log.warning("%s: it is built anew", error)
+        else:
+            return OpenedPlanner(planner, device, choice, facts | identity)
+    raise AssertionError("the second try returns or raises")
 
 
 def cached_engine(
-    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, capability: str | None = None
+    spex: Spex,
+    bands: Sequence[str],
+    classes: Sequence[str | ClassQuery],
+    windows: Windows,
+    choice: Choice,
+    capability: str | None = None,
+    anew: bool = False,
 ) -> tuple[bytes, dict[str, Any]]:
     """Return a TensorRT engine, from the node's cache if it is there, and what identifies it.
 
-    `capability` (``sm89``) builds for another GPU than this machine's, with TensorRT-RTX only.
+    `capability` (``sm89``) builds for another GPU than this machine's, with TensorRT-RTX only; `anew` forgets what the cache has.
     """
     library = tensorrt.load_library(choice.name)
     target = capability or "sm{}{}".format(*torch.cuda.get_device_capability())
@@ -159,22 +189,31 @@ def cached_engine(
     meant = target if choice.name == "tensorrt-rtx" else None
 
     def build() -> bytes:
-        return tensorrt.build_engine(cached_graph(spex, bands, classes, windows, choice.precision), choice.name, meant)
+        return tensorrt.build_engine(cached_graph(spex, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
 
-    engine = EngineCache().get(key_of(facts), build)
-    return engine, {choice.name: library.__version__, "for": target, "engine": key_of(facts)}
+    cache = EngineCache()
+    if anew:
+        cache.forget(key_of(facts))
+    engine = cache.get(key_of(facts), build)
+    return engine, {choice.name: library.__version__, "for": target, "engine": hashlib.sha256(engine).hexdigest()}
 
 
 def cached_graph(
-    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision = Precision.FLOAT32
+    spex: Spex,
+    bands: Sequence[str],
+    classes: Sequence[str | ClassQuery],
+    windows: Windows,
+    precision: Precision = Precision.FLOAT32,
+    channels_last: bool = False,
 ) -> bytes:
-    """Return the ONNX graph of a planner, from the node's cache if it is there."""
+    """Return the ONNX graph of a planner, from the node's cache if it is there; `channels_last` gives the form of `convolved`, for a batch of one."""
 
     def export() -> bytes:
         host = spex if spex.device == "cpu" else Spex.load(str(spex.folder), "cpu")
-        return export_graph(host.planner(bands, classes), windows, precision)
+        planner = host.planner(bands, classes)
+        return export_graph(convolved(planner) if channels_last else planner, windows, precision)
 
-    return EngineCache().get(key_of(_facts(spex, bands, classes, windows, precision)), export)
+    return EngineCache().get(key_of(_facts(spex, bands, classes, windows, precision) | {"channels_last": channels_last}), export)
 
 
 def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:
@@ -195,5 +234,6 @@ def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery]
 def _code() -> str:
     """Return a hash of the source that decides what a graph computes."""
     root = Path(__file__).parents[1]
-    sources = sorted([*root.glob("modeling*.py"), root / "planner.py", root / "processing.py", root / "runtimes" / "graph.py"])
+    names = ["class_sets.py", "planner.py", "processing.py", "spex.py", "runtimes/graph.py", "runtimes/convolved.py"]
+    sources = sorted([*root.glob("modeling*.py"), *(root / name for name in names)])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -40,8 +40,7 @@ class EngineCache:
 
         Only one process of a node builds a key at a time. A folder that cannot be written costs a warning, not the run.
         """
-        path = self.folder / key
-        found = self._read(path)
+        found = self.read(key)
         if found is not None:
             return found
         try:
@@ -50,11 +49,15 @@ class EngineCache:
             log.warning("engines cannot be kept in %s (%s): every start builds them again; set SPEXMAP_CACHE to a folder", self.folder, error)
             return build()
         with lock:
-            found = self._read(path)
+            found = self.read(key)
             if found is None:
                 found = build()
-                self._write(path, found)
+                self.write(key, found)
         return found
+
+    def forget(self, key: str) -> None:
+        """Drop what is kept under a key, so that it is made again."""
+        (self.folder / key).unlink(missing_ok=True)
 
     def _lock(self, key: str) -> IO[str]:
         """Return a file that no other process has locked until it is closed."""
@@ -63,8 +66,9 @@ class EngineCache:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return lock
 
-    @staticmethod
-    def _read(path: Path) -> bytes | None:
+    def read(self, key: str) -> bytes | None:
+        """Return what is kept under a key; None where there is nothing, or with a warning where it is damaged."""
+        path = self.folder / key
         try:
             content = path.read_bytes()
         except OSError:
@@ -74,11 +78,13 @@ class EngineCache:
         log.warning("the engine file %s is damaged: it is built again", path)
         return None
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def write(self, key: str, content: bytes) -> None:
+        """Keep bytes under a key, whole or not at all; where that is not possible, only warn."""
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=self.folder)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(hashlib.sha256(content).digest() + content)
-            Path(name).replace(path)
+            Path(name).replace(self.folder / key)
         except OSError as error:
             log.warning("the engine could not be kept in %s (%s): the next start builds it again", self.folder, error)

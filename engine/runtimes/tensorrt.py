@@ -6,6 +6,7 @@ the end on the GPU that runs it.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.runtimes.cache import EngineCache, key_of
 from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
 
 log = logging.getLogger(__name__)
@@ -52,8 +54,8 @@ def capabilities() -> dict[str, tuple[int, int]]:
     return {name.lower(): (int(name[2:-1]), int(name[-1])) for name in members if name.startswith("SM")}
 
 
-def build_engine(graph: bytes, name: str, capability: str | None = None) -> bytes:
-    """Return a serialized engine of an ONNX graph; its precision is the graph's own (strongly typed).
+def build_engine(graph: bytes, name: str, capability: str | None = None, cache: EngineCache | None = None) -> bytes:
+    """Return a serialized engine of an ONNX graph; its precision and its shapes are the graph's own (strongly typed, no profile needed).
 
     Parameters
     ----------
@@ -63,6 +65,8 @@ def build_engine(graph: bytes, name: str, capability: str | None = None) -> byte
         ``tensorrt`` or ``tensorrt-rtx``.
     capability
         ``sm75`` to ``sm121``, with TensorRT-RTX only; None: the GPU of this machine.
+    cache
+        Where TensorRT keeps the times of the kernels that it tried, so that another engine for this GPU is built sooner.
 
     Raises
     ------
@@ -83,10 +87,32 @@ def build_engine(graph: bytes, name: str, capability: str | None = None) -> byte
     config = builder.create_builder_config()
     if capability is not None:
         _set_capability(library, config, name, capability)
+    timings = _Timings(library, name, cache)
+    timings.give(config)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise EngineBuildFailed(f"{name} could not build an engine for {capability or 'this GPU'}: {_first_line(messages.worst)}")
+    timings.keep(config)
     return bytes(engine)
+
+
+class _Timings:
+    """TensorRT's timing cache of one GPU model and version; TensorRT-RTX tries no kernels and has none."""
+
+    def __init__(self, library: ModuleType, name: str, cache: EngineCache | None) -> None:
+        self._cache = cache if name == "tensorrt" else None
+        if self._cache is not None:
+            self._key = key_of({"timings": name, "version": library.__version__, "device": torch.cuda.get_device_name()})
+
+    def give(self, config: Any) -> None:
+        """Let a build begin with what is known."""
+        if self._cache is not None:
+            config.set_timing_cache(config.create_timing_cache(self._cache.read(self._key) or b""), ignore_mismatch=False)
+
+    def keep(self, config: Any) -> None:
+        """Keep what a build has added."""
+        if self._cache is not None:
+            self._cache.write(self._key, bytes(config.get_timing_cache().serialize()))
 
 
 def _set_capability(library: ModuleType, config: Any, name: str, capability: str) -> None:
@@ -123,6 +149,31 @@ def _first_line(text: Any) -> str:
     return str(text).strip().splitlines()[0] if str(text).strip() else "it did not say why"
 
 
+class _Kernels:
+    """TensorRT-RTX's runtime cache: what it compiled for this GPU when an engine first ran. TensorRT compiles when it builds and has none."""
+
+    def __init__(self, engine: Any, key: str, cache: EngineCache | None) -> None:
+        self._engine, self._key = engine, key
+        self._config = engine.create_runtime_config() if cache is not None and hasattr(engine, "create_runtime_config") else None
+        self._cache = cache if self._config is not None and hasattr(self._config, "create_runtime_cache") else None
+
+    def context(self) -> Any:
+        """Return an execution context that begins with what is known."""
+        if self._cache is None or self._config is None:
+            return self._engine.create_execution_context()
+        self._compiled = self._config.create_runtime_cache()
+        known = self._cache.read(self._key)
+        if known is not None:
+            self._compiled.deserialize(known)
+        self._config.set_runtime_cache(self._compiled)
+        return self._engine.create_execution_context(self._config)
+
+    def keep(self) -> None:
+        """Keep what the first run has compiled."""
+        if self._cache is not None:
+            self._cache.write(self._key, bytes(self._compiled.serialize()))
+
+
 class TensorRTPlanner:
     """An engine on a CUDA device, run as a CUDA graph: torch tensors in and out, nothing by way of the host.
 
@@ -136,6 +187,8 @@ class TensorRTPlanner:
         (n, C, h, w) of the input, float32.
     device
         CUDA device.
+    cache
+        Where TensorRT-RTX keeps the kernels that it compiled on this GPU, so that the next start finds them.
 
     Raises
     ------
@@ -143,7 +196,7 @@ class TensorRTPlanner:
         The engine is not for this GPU or this version of the library.
     """
 
-    def __init__(self, engine: bytes, name: str, shape: Sequence[int], device: torch.device) -> None:
+    def __init__(self, engine: bytes, name: str, shape: Sequence[int], device: torch.device, cache: EngineCache | None = None) -> None:
         library = load_library(name)
         self.device, self._messages = device, _Messages(library)
         with torch.cuda.device(device):
@@ -153,7 +206,8 @@ class TensorRTPlanner:
                 raise RuntimeUnavailable(
                     f"the engine does not run on this GPU with {name} {library.__version__}: {_first_line(self._messages.worst)}"
                 )
-            self._context = self._engine.create_execution_context()
+            kernels = _Kernels(self._engine, key_of({"kernels": hashlib.sha256(engine).hexdigest(), "device": torch.cuda.get_device_name()}), cache)
+            self._context = kernels.context()
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._input = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
             self._context.set_input_shape("reflectance", tuple(shape))
@@ -161,6 +215,7 @@ class TensorRTPlanner:
             self._context.set_tensor_address("reflectance", self._input.data_ptr())
             self._context.set_tensor_address("probabilities", self._output.data_ptr())
             self._graph = self._captured()
+            kernels.keep()
 
     def _captured(self) -> torch.cuda.CUDAGraph | None:
         """Return the execution as a CUDA graph; None where the library does something that cannot be captured."""

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.processing import SpexProcessor
 from engine.training.config import TrainingSpec
 from engine.training.errors import OtherTraining
 from engine.training.fingerprint import data_identity
+from engine.weights import save_models
 
 STATE = "state.pt"
 
@@ -84,12 +85,12 @@ def _differing(was: Any, now: Any, path: str = "") -> str:
     return "" if was == now else f"{path} was {json.dumps(was)}, is {json.dumps(now)}"
 
 
-def write_model(folder: Path, model: SpexForLandCover, processor: SpexProcessor) -> None:
-    """Write the files of a model, each of them whole; the folder must be on the disk that it is made on."""
+def write_model(folder: Path, model: SpexForLandCover, processor: SpexProcessor, taught: Sequence[SpexForLandCover] = ()) -> None:
+    """Write the files of a model, each of them whole, with the models of its class sets; the folder must be on the disk that it is made on."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".model-", dir=folder))
     try:
-        model.save_pretrained(temporary)
+        save_models(temporary, (model, *taught))
         processor.save_pretrained(temporary)
         for file in sorted(temporary.iterdir()):
             file.replace(folder / file.name)

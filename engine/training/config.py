@@ -175,6 +175,8 @@ class FinetuningSpec(WordsSpec):
 
     keep: NotNegative = 1.0
     """Weight of the distance to the starting model's own probabilities of its classes."""
+    rehearsal: Annotated[float, BeforeValidator(_number), Field(ge=0, lt=0.5)] = 0.33
+    """Share of a batch that are made-up scenes, on which the starting model's answers are held; there is no label on them."""
     pull: NotNegative = 1e-3
     """Weight of the squared distance of the weights to the starting model's."""
     held_out: Annotated[float, BeforeValidator(_number), Field(gt=0, lt=1)] = 0.2

@@ -1,8 +1,9 @@
 """Fine-tuning on a user's own chips: new classes are learnt, the old ones kept, without the data that the model was trained on.
 
-The old classes are kept by distillation (Li and Hoiem, Learning without Forgetting, 2016): on the user's chips the model is held near the starting
-model's own probabilities; by a pull of the weights to where they started (Li et al., Explicit Inductive Bias for Transfer Learning, 2018); and by
-stopping when the held-out chips get no better.
+The weights that are trained lie beside the starting model's, which go on answering lists of old classes (`engine.class_sets`). Asked beside new
+ones, old classes are kept by distillation (Li and Hoiem, Learning without Forgetting, 2016): on the user's chips and on made-up scenes the model is
+held near the starting model's own probabilities; by a pull of the weights to where they started (Li et al., Explicit Inductive Bias for Transfer
+Learning, 2018); and by stopping when the held-out chips get no better.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from engine.training.batches import TOKENS_MULTIPLE
 from engine.training.chip_folder import IGNORE, LabelledChips
 from engine.training.config import FinetuningSpec
 from engine.training.losses import text_loss
+from engine.training.rehearsal import made_up_scene
 
 DICE, PRESENCE, TEXT = 0.5, 0.05, 0.1
 """Weights beside the cross-entropy."""
@@ -37,18 +39,18 @@ FINER, LESSER_SENSOR, DESCRIPTIONS = 0.2, 0.3, 0.15
 
 @dataclass(frozen=True)
 class ChipBatch:
-    """Windows of a user's chips, and every class that the model will know asked about them."""
+    """Windows of a user's chips and made-up ones, and every class that the model will know asked about them."""
 
     reflectance: Tensor
     """(n, C, h, w) float32, NaN = no data"""
     labels: Tensor
-    """(n, h, w) int64: index into the classes of the chips, 255 ignored."""
+    """(n, h, w) int64: index into the classes of the chips, 255 ignored, as all of a made-up window is."""
     prompts: Prompts
     bands: tuple[str, ...]
 
 
 class ChipBatches:
-    """Makes the batch of a step; every class of the chips is drawn equally often."""
+    """Makes the batch of a step; every class of the chips is drawn equally often, and made-up scenes are spread evenly among the windows."""
 
     def __init__(
         self,
@@ -69,7 +71,8 @@ class ChipBatches:
         """Return the batch of a step."""
         generator = np.random.default_rng((self.seed, step, 3))
         bands = self._bands(generator)
-        samples = [self._sample(bands, generator) for _ in range(self.spec.batch)]
+        made_up = np.diff(np.floor(np.arange(self.spec.batch + 1) * self.spec.rehearsal + 0.5)) > 0
+        samples = [self._made_up(bands, generator) if each else self._sample(bands, generator) for each in made_up]
         described = bool(generator.random() < DESCRIPTIONS)
         requests = [[self._request(name, sample.labels, described, generator) for name in self.processor.lexicon.terms] for sample in samples]
         return ChipBatch(
@@ -84,6 +87,10 @@ class ChipBatches:
         if lesser and generator.random() < LESSER_SENSOR:
             return lesser[int(generator.integers(len(lesser)))]
         return self.chips.bands
+
+    def _made_up(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
+        unlabelled = np.full((self.spec.size, self.spec.size), IGNORE, np.uint8)
+        return other_light(Sample(made_up_scene(bands, self.spec.size, generator), unlabelled), bands, generator)
 
     def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
         wanted = int(generator.choice(self.there))
@@ -111,9 +118,10 @@ class ChipBatches:
         term = self.processor.lexicon.terms[name]
         instruction = training_instruction(str(generator.choice(term.words)), generator, canonical=0.5)
         description = None
-        if described and (name,) in self.parts:
-            mask, known = labels == self.parts.index((name,)), int((labels != IGNORE).sum())
-            description = describe_regions(term.phrase, mask.sum() / max(known, 1), find_regions(mask, known, 1))
+        known = int((labels != IGNORE).sum())
+        if described and known and (name,) in self.parts:
+            mask = labels == self.parts.index((name,))
+            description = describe_regions(term.phrase, mask.sum() / known, find_regions(mask, known, 1))
         return Request(name, instruction, "", description)
 
 
@@ -258,9 +266,10 @@ class KeptAndNew(nn.Module):
         presence = output.presence.float()
         truth = torch.full_like(presence, -1.0)
         truth[:, self.old] = before.presence.float().sigmoid()
+        labelled = (labels != IGNORE).flatten(1).any(1)
         for k, parts in enumerate(self.parts):
             if len(parts) == 1:
-                truth[:, parts[0]] = (labels == k).flatten(1).any(1).float()
+                truth[:, parts[0]] = torch.where(labelled, (labels == k).flatten(1).any(1).float(), truth[:, parts[0]])
         each = F.binary_cross_entropy_with_logits(presence, truth.clamp(min=0), reduction="none")
         return (each * (truth >= 0)).sum() / (truth >= 0).sum().clamp(min=1)
 

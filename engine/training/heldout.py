@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +18,10 @@ from engine.training.chip_folder import IGNORE, LabelledChips
 from engine.training.errors import MissingResources, TrainingDataError
 
 THRESHOLDS = np.arange(1, 20) / 20.0
+
+WORTH = 0.02
+"""Mean intersection over union by which trained weights must beat those they started from, where these know all classes: few held-out chips tell no
+less, and what was learnt from many is easily lost."""
 
 
 def split_chips(chips: LabelledChips, share: float, seed: int, tries: int = 64) -> tuple[LabelledChips, LabelledChips]:
@@ -46,21 +49,33 @@ def _classes_in_both(chips: LabelledChips, held: NDArray[np.bool_]) -> int:
 
 
 class Holdout:
-    """Looks at the held-out chips now and then, and remembers the best weights."""
+    """Looks at the held-out chips now and then, and remembers the best weights.
+
+    It is made before the first step, or `set_state` follows. `beginning` are the weights to go back to where training has not gained `worth`.
+    """
 
     def __init__(
-        self, chips: LabelledChips, parts: Sequence[tuple[str, ...]], model: SpexForLandCover, processor: SpexProcessor, every: int, patience: int
+        self,
+        chips: LabelledChips,
+        parts: Sequence[tuple[str, ...]],
+        model: SpexForLandCover,
+        processor: SpexProcessor,
+        beginning: Mapping[str, Tensor],
+        every: int,
+        patience: int,
+        worth: float = WORTH,
     ) -> None:
         self.chips, self.parts, self.model, self.processor = chips, tuple(parts), model, processor
-        self.every, self.patience = every, patience
+        self.every, self.patience, self.worth = every, patience, worth
         self.best, self.worse = -1.0, 0
         self.weights: dict[str, Tensor] = {}
+        self.beginning, self.start = beginning, self.score()
 
     def look(self, step: int, last: int) -> dict[str, float]:
         """Return the mean intersection over union every few steps, and whether to stop."""
         if step % self.every and step != last:
             return {}
-        score = float(np.nanmean(intersection_over_union(self.probabilities(), self.chips.labels)))
+        score = self.score()
         if score > self.best:
             self.best, self.worse = score, 0
             self.weights = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
@@ -72,10 +87,13 @@ class Holdout:
         """Return the probabilities (N, K, H, W) of the chips' classes."""
         return class_probabilities(self.model, self.processor, self.chips, self.parts)
 
+    def score(self) -> float:
+        """Return the mean intersection over union of the chips' classes."""
+        return float(np.nanmean(intersection_over_union(self.probabilities(), self.chips.labels)))
+
     def restore(self) -> None:
-        """Go back to the best weights."""
-        if self.weights:
-            self.model.load_state_dict(self.weights)
+        """Go back to the best weights; to those of the start where the best ones are not worth it."""
+        self.model.load_state_dict(self.weights if self.best > self.start + self.worth else self.beginning)
 
     def thresholds(self, names: Sequence[str]) -> dict[str, float]:
         """Return a threshold for each of `names` that the held-out chips show."""
@@ -85,11 +103,11 @@ class Holdout:
 
     def state(self) -> dict[str, Any]:
         """Return what `set_state` takes."""
-        return {"best": self.best, "worse": self.worse, "weights": self.weights}
+        return {"best": self.best, "worse": self.worse, "weights": self.weights, "start": self.start}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
-        self.best, self.worse, self.weights = state["best"], state["worse"], state["weights"]
+        self.best, self.worse, self.weights, self.start = state["best"], state["worse"], state["weights"], state["start"]
 
 
 def class_probabilities(
@@ -97,12 +115,12 @@ def class_probabilities(
 ) -> NDArray[np.float32]:
     """Return the probabilities (N, K, H, W) of classes that are unions of the model's, as maps would have them; NaN = no data."""
     queries = [ClassQuery(f"class_{k}", target=UNION.join(each)) for k, each in enumerate(parts)]
-    with _as_spex(model, processor) as spex:
+    with as_spex(model, processor) as spex:
         return np.concatenate([spex.segment(chip[None], chips.bands, queries).probabilities for chip in chips.reflectance])
 
 
 @contextmanager
-def _as_spex(model: SpexForLandCover, processor: SpexProcessor) -> Iterator[Spex]:
+def as_spex(model: SpexForLandCover, processor: SpexProcessor) -> Iterator[Spex]:
     """Lend a model in training for mapping."""
     free, training = {name: p.requires_grad for name, p in model.named_parameters()}, model.training
     try:
@@ -134,14 +152,6 @@ def best_threshold(probability: NDArray[np.float32], labels: NDArray[np.uint8], 
     scores = [(values[truth] >= t).sum() / (truth.sum() + (values[~truth] >= t).sum()) for t in THRESHOLDS]
     best = max(range(len(THRESHOLDS)), key=lambda k: (scores[k], -abs(THRESHOLDS[k] - 0.5)))
     return float(THRESHOLDS[best])
-
-
-def frozen_copy(model: SpexForLandCover) -> SpexForLandCover:
-    """Return a copy of a model that does not train."""
-    copied = copy.deepcopy(model)
-    copied.requires_grad_(False)
-    copied.train(False)
-    return copied
 
 
 def device_of(name: str) -> torch.device:

@@ -48,6 +48,8 @@ class Legend:
     """For each class of the chips the model's classes whose probabilities add up to it."""
     added: tuple[str, ...]
     """Names of the new classes."""
+    names: tuple[str, ...]
+    """For each class of the chips its name in the lexicon."""
 
 
 def read_new_classes(folder: Path) -> dict[str, NewClass]:
@@ -92,7 +94,7 @@ def make_legend(classes: Sequence[str], said: Mapping[str, NewClass], lexicon: L
     whole = Lexicon([*lexicon.terms.values(), *fresh])
     titles = {_slug(word): said[word] for word in classes if word in said}
     rows = tuple(_row(term, titles.get(term.name, NewClass()), PALETTE[k % len(PALETTE)]) for k, term in enumerate(fresh))
-    return Legend(whole, rows, tuple(_parts(name, names, whole) for name in names), tuple(term.name for term in fresh))
+    return Legend(whole, rows, tuple(_parts(name, names, whole) for name in names), tuple(term.name for term in fresh), tuple(names))
 
 
 def _known(word: str, lexicon: Lexicon) -> str | None:
@@ -144,3 +146,16 @@ def _row(term: Term, said: NewClass, color: str) -> dict[str, Any]:
 def with_thresholds(classes: Sequence[Mapping[str, Any]], thresholds: Mapping[str, float]) -> list[dict[str, Any]]:
     """Return entries of the configuration with some thresholds changed."""
     return [{**each, "threshold": thresholds.get(each["name"], each["threshold"])} for each in classes]
+
+
+def with_offsets(classes: Sequence[Mapping[str, Any]], parts: Sequence[tuple[str, ...]], offsets: Sequence[float]) -> list[dict[str, Any]]:
+    """Return entries of the configuration with an offset added for each class of the chips, that is to all its parts."""
+    added = {name: offset for names, offset in zip(parts, offsets, strict=True) for name in names}
+    return [{**each, "offset": float(each.get("offset", 0.0)) + added.get(each["name"], 0.0)} for each in classes]
+
+
+def class_set(legend: Legend, trained: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the entry under `class_sets` of what was trained; offsets of new classes stand in their own entries."""
+    was, now = ({row["name"]: float(row.get("offset", 0.0)) for row in rows} for rows in (before, trained))
+    offsets = {name: now[name] for name in was if now[name] != was[name]}
+    return {"added": list(legend.added), "labelled": list(dict.fromkeys((*legend.names, *legend.added))), "offsets": offsets}

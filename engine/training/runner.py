@@ -47,6 +47,8 @@ class Work:
     set_extra: Callable[[dict[str, Any]], None] = lambda state: None
     finish: Callable[[], dict[str, float]] = dict
     """Called at the end of the stage, before the model is written."""
+    write: Callable[[Path, SpexForLandCover, SpexProcessor], None] = write_model
+    """Writes the model's folder."""
 
 
 @dataclass
@@ -250,9 +252,9 @@ class Runner:
         if self.worker.writes:
             if last:
                 self.book.write(work.name, self.progress.step, last)
-            write_model(self.out / work.name, self.model, self.processor)
+            work.write(self.out / work.name, self.model, self.processor)
             if self.progress.stage + 1 == len(self.stages):
-                write_model(self.out, self.model, self.processor)
+                work.write(self.out, self.model, self.processor)
         self.progress = Progress(self.progress.stage + 1)
         if self.worker.writes:
             write_state(self.out, self.identity, self._state())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
+from engine.class_sets import rows_of_set
 from engine.configuration import SpexConfig
 from engine.modeling import SpexForLandCover, fuse_attention
 from engine.models import find_model
@@ -19,14 +21,16 @@ from engine.spex import Spex
 from engine.training.alignment import AlignmentBatches, Instructed
 from engine.training.augment import TEN
 from engine.training.batches import BatchMaker, corpus
+from engine.training.checkpoint import write_model
 from engine.training.chip_folder import LabelledChips, load_chip_folder
 from engine.training.config import StageSpec, StagesSpec, TrainingSpec
 from engine.training.data import load_chips
 from engine.training.errors import TrainingDataError
 from engine.training.finetuning import KNOWN, ChipBatches, KeptAndNew, pixel_weights
-from engine.training.heldout import Holdout, frozen_copy, split_chips
+from engine.training.heldout import WORTH, Holdout, split_chips
 from engine.training.imagery import load_imagery
-from engine.training.newclasses import Legend, make_legend, read_new_classes, with_thresholds
+from engine.training.newclasses import Legend, class_set, make_legend, read_new_classes, with_offsets, with_thresholds
+from engine.training.offsets import best_offsets, labelled_logits
 from engine.training.pretraining import VISION, HiddenBatches, Reconstruction
 from engine.training.rededge import fit_red_edge
 from engine.training.runner import Work
@@ -44,9 +48,11 @@ class Workshop:
     processor: SpexProcessor
     legend: Legend | None = None
     """Of the user's classes, in fine-tuning."""
-    start: SpexForLandCover | None = None
-    """The starting model, in fine-tuning."""
+    start: Sequence[SpexForLandCover] = ()
+    """The starting model and those of its class sets, in fine-tuning; the last of them is what a copy of is trained."""
     old: Lexicon | None = None
+    before: SpexConfig | None = None
+    """The starting model's configuration, in fine-tuning."""
 
     def work(self, name: str) -> Work:
         """Return the work of a stage; what is random in it depends on the seed and the stage."""
@@ -92,21 +98,37 @@ class Workshop:
         kept, held = split_chips(chips, stage.held_out, self.spec.seed)
         known = np.array([not set(parts) & set(legend.added) for parts in legend.parts])
         weights = pixel_weights(kept.labels, len(kept.classes)) * np.where(known, KNOWN, 1.0)
-        start: torch.nn.Module = _given(self.start)
-        start.to(self.model.device)
-        objective = KeptAndNew(self.model, _given(self.start), self.processor.lexicon, _given(self.old), legend.parts, weights.tolist(), stage)
+        start = self.start[-1]
+        start.to(self.model.device)  # type: ignore[arg-type]
+        objective = KeptAndNew(self.model, start, self.processor.lexicon, _given(self.old), legend.parts, weights.tolist(), stage)
         batches = ChipBatches(kept, legend.parts, self.processor, stage, tuple(self.model.config.required_bands), self.spec.seed)
-        holdout = Holdout(held, legend.parts, self.model, self.processor, stage.check_steps, stage.patience)
+        worth = 0.0 if legend.added else WORTH
+        holdout = Holdout(held, legend.parts, self.model, self.processor, start.state_dict(), stage.check_steps, stage.patience, worth)
 
         def finish() -> dict[str, float]:
             holdout.restore()
+            offsets = best_offsets(labelled_logits(self.model, self.processor, chips, legend.parts))
+            self.model.config.classes = with_offsets(self.model.config.classes, legend.parts, offsets)
             thresholds = holdout.thresholds(legend.added)
             self.model.config.classes = with_thresholds(self.model.config.classes, thresholds)
-            return {"best_held_out": holdout.best, **{f"threshold_{name}": value for name, value in thresholds.items()}}
+            told = {f"offset_{name}": value for name, value in zip(legend.names, offsets, strict=True)}
+            told |= {f"threshold_{name}": value for name, value in thresholds.items()}
+            return {"held_out_at_start": holdout.start, "best_held_out": holdout.best, **told}
 
-        return Work(
-            "finetuning", stage, objective, batches, True, lambda step: holdout.look(step, stage.steps), holdout.state, holdout.set_state, finish
-        )
+        def look(step: int) -> dict[str, float]:
+            return holdout.look(step, stage.steps)
+
+        return Work("finetuning", stage, objective, batches, True, look, holdout.state, holdout.set_state, finish, self._write_beside)
+
+    def _write_beside(self, folder: Path, model: SpexForLandCover, processor: SpexProcessor) -> None:
+        """Write the starting model as it was, with what was trained as one more class set."""
+        first, *others = self.start
+        config: Any = copy.deepcopy(_given(self.before))
+        config.name = model.config.name
+        config.class_sets = [*config.class_sets, class_set(_given(self.legend), model.config.classes, config.classes)]
+        config.classes = [*config.classes, *model.config.classes[len(config.classes) :]]
+        first.config = config
+        write_model(folder, first, processor, (*others, model))
 
 
 def open_workshop(spec: TrainingSpec) -> Workshop:
@@ -125,19 +147,24 @@ def open_workshop(spec: TrainingSpec) -> Workshop:
         return Workshop(spec, SpexForLandCover(config), new_processor(config))
     folder = find_model(spec.model.start)
     loaded = Spex.load(folder, "cpu")
-    model, processor = loaded.model.requires_grad_(True), loaded.processor
-    model.config.name = spec.name or model.config.name
-    if spec.stages.finetuning is None:
-        return Workshop(spec, model, processor)
-    return _with_new_classes(spec, model, processor)
+    if spec.stages.finetuning is not None:
+        return _with_new_classes(spec, loaded)
+    if loaded.taught:
+        raise TrainingDataError(f"{folder} was fine-tuned: only stage finetuning goes on from it; start from the model that it was fine-tuned from")
+    loaded.model.config.name = spec.name or loaded.model.config.name
+    return Workshop(spec, loaded.model.requires_grad_(True), loaded.processor)
 
 
-def _with_new_classes(spec: TrainingSpec, model: SpexForLandCover, processor: SpexProcessor) -> Workshop:
+def _with_new_classes(spec: TrainingSpec, loaded: Spex) -> Workshop:
+    start, old, before = (loaded.model, *loaded.taught), loaded.processor.lexicon, copy.deepcopy(loaded.config)
+    latest = start[-1]
+    latest.config.classes = rows_of_set(before.classes, before.class_sets, len(loaded.taught) - 1 if loaded.taught else None)
+    latest.config.class_sets = []
+    model = copy.deepcopy(latest).requires_grad_(True)
     chips = usable_chips(spec, model)
-    legend = make_legend(chips.classes, read_new_classes(spec.data.path("chips")), processor.lexicon)
-    start, old = frozen_copy(model), processor.lexicon
-    model.config.classes = [*(dict(each) for each in model.config.classes), *legend.rows]
-    return Workshop(spec, model, SpexProcessor(processor.tokenizer, legend.lexicon), legend, start, old)
+    legend = make_legend(chips.classes, read_new_classes(spec.data.path("chips")), old)
+    model.config.name, model.config.classes = spec.name or model.config.name, [*latest.config.classes, *legend.rows]
+    return Workshop(spec, model, SpexProcessor(loaded.processor.tokenizer, legend.lexicon), legend, start, old, before)
 
 
 def usable_chips(spec: TrainingSpec, model: SpexForLandCover) -> LabelledChips:

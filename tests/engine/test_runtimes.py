@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,21 @@ from engine import Spex
 from engine.blocks import BlockExecutor
 from engine.configuration import SpexConfig
 from engine.modeling import SpexForLandCover
-from engine.runtimes import RuntimeUnavailable, Windows, cached_graph, choose, exporting, open_planner, openvino, tensorrt
+from engine.runtimes import (
+    Choice,
+    RuntimeUnavailable,
+    Windows,
+    _open_engine,
+    cached_graph,
+    choose,
+    exporting,
+    open_planner,
+    openvino,
+    tensorrt,
+)
 from engine.runtimes.cache import EngineCache, key_of
+from engine.runtimes.calibration import TooLittleMemory, calibrated_batch, largest_batch
+from engine.runtimes.convolved import convolved
 from engine.runtimes.errors import EngineBuildFailed
 from engine.runtimes.graph import InPrecision, Precision, export_graph
 from engine.training.data import Chips, load_chips
@@ -47,7 +62,7 @@ def reference(small: Spex, chips: Chips) -> np.ndarray:
 @pytest.fixture(scope="session")
 def graph(small: Spex) -> bytes:
     pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed")
-    return cached_graph(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)))
+    return cached_graph(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)), channels_last=True)
 
 
 def predicted(planner, chips: Chips) -> np.ndarray:
@@ -77,6 +92,19 @@ def test_openvino_gives_the_map_of_the_reference(graph: bytes, reference: np.nda
     if precision is Precision.BFLOAT16 and openvino.best_precision() is not precision:
         pytest.skip("this processor does not compute in bfloat16")
     assert_same_map(predicted(openvino.OpenVinoPlanner(graph, precision, 2), chips), reference, chips, f"OpenVINO {precision}")
+
+
+def test_channels_by_convolutions_give_the_same_numbers(small: Spex, chips: Chips) -> None:
+    planner, chip = small.planner(BANDS, CLASSES), torch.from_numpy(chips.reflectance[5:6])
+    with torch.inference_mode():
+        torch.testing.assert_close(convolved(planner)(chip), planner(chip), atol=1e-5, rtol=0)
+
+
+def test_pytorchs_compiler_gives_the_map_of_the_reference(small: Spex, reference: np.ndarray, chips: Chips) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("there is no C++ compiler")
+    opened = open_planner(small, BANDS, CLASSES, Windows(SIDE, len(BANDS)), "torch-compile")
+    assert_same_map(predicted(opened.planner, chips), reference, chips, f"compiled {opened.choice.precision}")
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT16, Precision.BFLOAT16])
@@ -176,7 +204,11 @@ def test_without_openvino_auto_warns_of_the_slow_way(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("asked", "message"),
-    [("tensorrt", "needs an NVIDIA GPU"), ("tensorrt-rtx", "ask for openvino or torch"), ("tensorflow", "give one of auto, torch, openvino")],
+    [
+        ("tensorrt", "needs an NVIDIA GPU"),
+        ("tensorrt-rtx", "ask for openvino or torch"),
+        ("tensorflow", "give one of auto, torch, torch-compile, openvino"),
+    ],
 )
 def test_a_runtime_that_cannot_run_here_is_refused(asked: str, message: str) -> None:
     with pytest.raises(RuntimeUnavailable, match=message):
@@ -241,14 +273,51 @@ class Vision(torch.nn.Module):
         return self.model.see(reflectance, ("red", "green", "blue")).tokens
 
 
-def test_sampling_stays_in_float32_in_a_half_precision_graph() -> None:
+def test_the_vision_tower_of_the_published_size_builds_as_one_engine_and_samples_in_float32(capsys: pytest.CaptureFixture[str]) -> None:
     """Coordinates in half precision would be wrong by a tenth of a pixel."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
-    vision = Vision(dims=[16, 32, 64, 128], depths=[1, 1, 2, 1], groups=[2, 4, 8, 16], aggregate_dim=64)
-    graph = export_graph(vision, Windows(64, 3), Precision.FLOAT16)  # type: ignore[arg-type]
-    inferred = onnx.shape_inference.infer_shapes(onnx.load_from_string(graph)).graph
+    graph = export_graph(Vision(), Windows(512, 3), Precision.FLOAT16)  # type: ignore[arg-type]
+    described = onnx.load_from_string(graph)
+    del described.graph.initializer[:]  # half a gigabyte that the types do not need
+    inferred = onnx.shape_inference.infer_shapes(described).graph
     types = {value.name: value.type.tensor_type.elem_type for value in [*inferred.value_info, *inferred.input]}
     samplers = [node for node in inferred.node if node.op_type == "GridSample"]
-    assert samplers and all(types[name] == onnx.TensorProto.FLOAT for node in samplers for name in node.input)
-    assert len(tensorrt.build_engine(graph, "tensorrt-rtx", "sm89")) > 10_000
+    assert len(samplers) >= 37 and all(types[name] == onnx.TensorProto.FLOAT for node in samplers for name in node.input)
+    started = time.monotonic()
+    engine = tensorrt.build_engine(graph, "tensorrt-rtx", "sm89")
+    with capsys.disabled():
+        print(f"spex-1.8b, vision at 512, float16 for sm89: {len(engine) / 1e6:.0f} MB in {time.monotonic() - started:.1f} s")
+    assert len(engine) > 2 * 219e6
+
+
+def test_a_batch_is_what_the_memory_holds_beside_a_block() -> None:
+    fits = {"block": 2880, "bands": 10, "classes": 4, "window": 320, "stride": 256, "activations": 200_000_000}
+    assert largest_batch(64 * 2**30, **fits) == 32
+    assert largest_batch(3 * 2**30, **fits) == 8
+    with pytest.raises(TooLittleMemory, match="lower --block"):
+        largest_batch(2**29, **fits)
+
+
+def test_a_processor_computes_one_window_a_call(small: Spex) -> None:
+    assert calibrated_batch(small, BANDS, CLASSES, 320, 256, 2880) == 1
+
+
+def test_an_engine_that_does_not_run_here_is_built_anew_once(
+    small: Spex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a driver was changed under a cache; there is no GPU here, so what refuses the engine is put in the place of its planner."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    monkeypatch.setenv("SPEXMAP_CACHE", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (8, 9))
+    kept: list[bytes] = []
+
+    def refuse(engine: bytes, *_: object) -> None:
+        kept.append(engine)
+        raise RuntimeUnavailable("the engine does not run on this GPU")
+
+    monkeypatch.setattr(tensorrt, "TensorRTPlanner", refuse)
+    choice = Choice("tensorrt-rtx", Precision.FLOAT16, "asked for")
+    with caplog.at_level(logging.WARNING), pytest.raises(RuntimeUnavailable, match="does not run on this GPU"):
+        _open_engine(small, BANDS, CLASSES, Windows(64, len(BANDS)), choice, {})
+    assert len(kept) == 2 and "it is built anew" in caplog.text
