@@ -8,7 +8,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 FIGURES := build/figures
 DATA := $(or $(SPEXMAP_DATA),../shared/data)
 
-.PHONY: demo test check figures figures-of-demo figures-of-real-scenes figures-of-runs clean
+.PHONY: demo test test-services check figures figures-of-demo figures-of-real-scenes figures-of-runs soak soak-short clean
 
 demo: $(READY)
 	$(BIN)/spexmap demo demo
@@ -16,6 +16,30 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Real servers on loopback: S3 by Swift, a STAC API by pgstac, nginx. Their packages do not go together with ours, so each has an environment of its own.
+SERVICES := build/services
+
+test-services: $(READY) $(SERVICES)/swift/.installed $(SERVICES)/pgstac/.installed
+	infra/services/install.sh
+	$(BIN)/python -m pytest -m services tests/services --durations=0 --durations-min=1
+
+$(SERVICES)/%/.installed: infra/services/%.txt
+	rm -rf $(SERVICES)/$*
+	$(PYTHON) -m venv $(SERVICES)/$*
+	$(SERVICES)/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# The reference job again and again under random faults, and the inputs of a run made up by hypothesis.
+SOAK_RUNS ?= 200
+SOAK_SEED ?= 1
+
+soak: $(READY)
+	$(BIN)/python -m infra.soak --runs $(SOAK_RUNS) --seed $(SOAK_SEED) --json build/soak.json
+	SPEXMAP_FUZZ_SECONDS=600 $(BIN)/python -m pytest tests/corpus/test_fuzz.py
+
+soak-short: $(READY)
+	$(BIN)/python -m infra.soak --runs 20 --seed $(SOAK_SEED) --json build/soak-short.json
 
 check: $(READY)
 	$(BIN)/ruff check .

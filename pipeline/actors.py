@@ -1,22 +1,23 @@
-"""Ray: segmenting actors pinned to accelerators, committing tasks beside them, and what comes back from both.
+"""What runs in Ray's workers: segmenting actors pinned to accelerators, reading and committing tasks beside them, and what comes back from each.
 
-The driver holds references and plan rows, never pixels: an actor stages its blocks in the output, a committing task reads them there. Exceptions come
-back as values that carry the unit; a dead actor comes back as one `Lost` for each unit that it held.
+Everything that goes wrong in a worker comes back as a value with a kind (`pipeline.failures`); only what ends a worker itself, Ray has to tell.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-from dataclasses import dataclass, field
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
 
 from pipeline.commit import Commit, Committed, commit_tile
-from pipeline.errors import RunInterrupted
-from pipeline.segment import Segmenter, SegmenterSettings, Unit, UnitOutcome
+from pipeline.engines import SharedEngine
+from pipeline.failures import Failure, failure_of
+from pipeline.faults import reason
+from pipeline.segment import ReadUnit, Segmenter, SegmenterSettings, Unit, UnitOutcome
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +25,10 @@ UNITS_PER_ACTOR = 2
 """One that is computed and one that is read meanwhile."""
 THREADS = 2
 """Intra-op threads of an actor."""
-START_SECONDS = 300.0
-"""An actor that has not loaded its model by then counts as lost."""
+CORES_TO_READ = 4.0
+"""A GPU node with fewer cores for each GPU than this lets other nodes read for it, where there are some."""
+STORE_SHARE = 0.3
+"""Of the object store that blocks on their way may fill."""
 
 
 @dataclass(frozen=True)
@@ -39,28 +42,77 @@ class Sizing:
     threads: int
     """Intra-op threads: part of the numerical identity."""
     reason: str
+    readers: bool = False
+    """Whether tasks on other nodes read for the actors."""
 
     @classmethod
-    def of(cls, resources: dict[str, float], workers: int | None) -> Sizing:
-        """Return the sizing for what `ray.cluster_resources` reports.
+    def of(cls, nodes: Sequence[Mapping[str, float]], workers: int | None) -> Sizing:
+        """Return the sizing for the resources of each node, as `ray.nodes` reports them.
 
-        One actor for each GPU. Without one, an actor for every two cores, or `workers`; together they leave half a core free, for actors that hold
-        every core starve committing tasks. Threads do not depend on the number of actors, so that it changes no byte.
+        One actor for each GPU. Without one, an actor for every two cores of a node, or `workers`; together they leave half a core free, for actors
+        that hold every core starve committing tasks. Threads do not depend on the number of actors, so that it changes no byte.
         """
-        cores, gpus = resources.get("CPU", 1.0), int(resources.get("GPU", 0))
+        gpus = int(sum(node.get("GPU", 0) for node in nodes))
         if gpus:
             count = min(workers or gpus, gpus)
             return cls(count, 1.0, 1.0, THREADS, f"{gpus} GPUs: {count} pinned actors")
-        count = workers or max(1, int(cores // THREADS))
-        return cls(count, 0.0, max(0.01, (cores - 0.5) / count), THREADS, f"no GPU, {cores:g} cores: {count} actors with {THREADS} threads")
+        cores = [node["CPU"] for node in nodes if node.get("CPU", 0) > 0] or [1.0]
+        places = [max(1, int(each // THREADS)) for each in cores]
+        count = workers or sum(places)
+        fits_everywhere = min((each - 0.5) / place for each, place in zip(cores, places, strict=True))
+        share = (sum(cores) - 0.5 * len(cores)) / count
+        reason = f"no GPU, {sum(cores):g} cores: {count} actors with {THREADS} threads"
+        return cls(count, 0.0, max(0.01, min(fits_everywhere, share)), THREADS, reason)
+
+    def with_readers(self, nodes: Sequence[Mapping[str, float]], block_bytes: int) -> Sizing:
+        """Return the sizing with reading tasks where the GPU nodes have too few cores, other nodes have some, and the object store has room.
+
+        Parameters
+        ----------
+        nodes
+            Resources of each node.
+        block_bytes
+            What one block that was read takes in the object store.
+        """
+        gpus = sum(node.get("GPU", 0) for node in nodes)
+        cores_of_gpus = sum(node.get("CPU", 0) for node in nodes if node.get("GPU", 0))
+        cores_elsewhere = sum(node.get("CPU", 0) for node in nodes if not node.get("GPU", 0))
+        if not self.gpus or cores_elsewhere < 1 or cores_of_gpus >= CORES_TO_READ * gpus:
+            return self
+        store = sum(node.get("object_store_memory", 0) for node in nodes if not node.get("GPU", 0))
+        if block_bytes * self.workers * UNITS_PER_ACTOR > STORE_SHARE * store:
+            log.warning("GPU nodes have %g cores for %g GPUs, but the object store is too small for others to read for them", cores_of_gpus, gpus)
+            return self
+        return replace(self, readers=True, reason=f"{self.reason}, {cores_elsewhere:g} cores elsewhere read for them")
+
+
+@dataclass(frozen=True)
+class Started:
+    """An actor that is ready."""
+
+    node: str
+    """Ray's id of its node."""
+    identity: dict[str, Any]
+    """See `Segmenter.identity`."""
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """An actor that could not get ready."""
+
+    node: str
+    reason: str
+    failure: Failure
 
 
 @dataclass(frozen=True)
 class Lost:
-    """A unit whose actor died while it held the unit."""
+    """A unit whose actor ended while it held the unit."""
 
     unit: Unit
     reason: str
+    charged: bool = True
+    """Whether the unit may have been what ended it."""
 
 
 @dataclass(frozen=True)
@@ -69,124 +121,84 @@ class CommitFailed:
 
     commit: Commit
     reason: str
+    failure: Failure = Failure.ERROR
 
 
 Event = UnitOutcome | Lost | Committed | CommitFailed
 
 
+class SegmenterActor:
+    """A segmenter in a process of its own. It is made before it loads anything, so that what goes wrong then can be sent back."""
+
+    def __init__(self, settings: SegmenterSettings, segmenter: type[Segmenter]) -> None:
+        self._settings = settings
+        self._make = segmenter
+        self._node = str(ray.get_runtime_context().get_node_id())
+
+    def start(self, engine: SharedEngine | None = None) -> Started | StartFailed:
+        """Load the model, with the engine of another actor where one is given."""
+        try:
+            if engine is not None:
+                engine.keep()
+            self._segmenter = self._make(self._settings)
+            return Started(self._node, self._segmenter.identity())
+        except Exception as error:
+            log.exception("the actor cannot start")
+            return StartFailed(self._node, reason(error), failure_of(error))
+
+    def engine(self) -> SharedEngine | None:
+        """Return the engine that computes here, for the other actors."""
+        return SharedEngine.of(self._segmenter.identity())
+
+    def run(self, unit: Unit, read: ReadUnit | None = None) -> UnitOutcome:
+        """See `Segmenter.run`."""
+        return replace(self._segmenter.run(unit, read), node=self._node)
+
+    @ray.method(concurrency_group="watch")
+    def ping(self) -> bool:
+        """Return at once: a process that does not is frozen."""
+        return True
+
+
+def commit(order: Commit) -> Committed | CommitFailed:
+    """See `commit_tile`; an exception comes back as `CommitFailed`."""
+    try:
+        return commit_tile(order)
+    except Exception as error:
+        log.exception("tile %s", order.tile.id)
+        return CommitFailed(order, reason(error), failure_of(error))
+
+
 @dataclass(eq=False)
-class _Slot:
-    """One actor and the units that it holds."""
+class Slot:
+    """One actor, seen from the driver."""
 
     actor: Any
+    starting: Any
+    """Reference to what `SegmenterActor.start` will return; None after it has."""
+    since: float = field(default_factory=time.monotonic)
+    node: str = ""
     units: dict[Any, Unit] = field(default_factory=dict)
+    begun: dict[Any, float] = field(default_factory=dict)
+    """When each unit was given to the actor."""
+    ping: Any = None
+    pinged: float = field(default_factory=time.monotonic)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes units."""
+        return self.starting is None
 
     @property
     def is_alone(self) -> bool:
+        """Whether it holds a unit that must be alone."""
         return any(unit.alone for unit in self.units.values())
 
+    def take(self, ref: Any, unit: Unit) -> None:
+        """Note a unit that was given to the actor."""
+        self.units[ref] = unit
+        self.begun[ref] = time.monotonic()
 
-class Fleet:
-    """The actors of a run. `submit` and `commit` start work, `wait` brings back what has ended."""
-
-    def __init__(self, settings: SegmenterSettings, sizing: Sizing) -> None:
-        self.sizing = sizing
-        self._settings = ray.put(settings)
-        self._actor: Any = ray.remote(Segmenter)
-        self._slots = [_Slot(self._start()) for _ in range(sizing.workers)]
-        self._commits: dict[Any, Commit] = {}
-        self._commit = ray.remote(num_cpus=0.5, max_retries=2)(commit_tile)
-
-    def identity(self) -> dict[str, Any]:
-        """Return the numerical identity that all actors share; raises RunInterrupted if one does not start or they differ."""
-        try:
-            identities = ray.get([slot.actor.identity.remote() for slot in self._slots], timeout=START_SECONDS)
-        except RayError as error:
-            raise RunInterrupted(f"a segmenting actor did not start: {_reason(error)}") from error
-        if any(identity != identities[0] for identity in identities):
-            raise RunInterrupted(
-                f"the actors would compute differently ({identities}); give the run nodes of one kind with one version of everything"
-            )
-        return dict(identities[0])
-
-    def free_slots(self) -> int:
-        """Return how many units can be submitted now."""
-        return sum(UNITS_PER_ACTOR - len(slot.units) for slot in self._slots if not slot.is_alone)
-
-    def submit(self, unit: Unit) -> bool:
-        """Give `unit` to the actor that holds the fewest; return False where none has room (a unit that runs alone needs an idle actor)."""
-        slot = min((slot for slot in self._slots if not slot.is_alone), key=lambda slot: len(slot.units), default=None)
-        if slot is None or len(slot.units) >= UNITS_PER_ACTOR or (unit.alone and slot.units):
-            return False
-        slot.units[slot.actor.run.remote(unit)] = unit
-        return True
-
-    def commit(self, commit: Commit) -> None:
-        """Start the task that turns a tile's staged blocks into its published files."""
-        self._commits[self._commit.remote(commit)] = commit
-
-    @property
-    def commits_running(self) -> int:
-        """Commits that have not come back."""
-        return len(self._commits)
-
-    @property
-    def in_flight(self) -> int:
-        """Units and commits that have not come back."""
-        return self.commits_running + sum(len(slot.units) for slot in self._slots)
-
-    def wait(self, seconds: float) -> list[Event]:
-        """Return what ended within `seconds`, at least one event if there was any; empty when the time ran out."""
-        pending = [*self._commits, *(ref for slot in self._slots for ref in slot.units)]
-        ready, _ = ray.wait(pending, num_returns=1, timeout=seconds)
-        return [event for ref in ready for event in self._collect(ref)]
-
-    def close(self) -> None:
-        """End the actors."""
-        for slot in self._slots:
-            ray.kill(slot.actor)
-
-    def _collect(self, ref: Any) -> list[Event]:
-        if ref in self._commits:
-            return [self._collect_commit(ref)]
-        slot = next((slot for slot in self._slots if ref in slot.units), None)
-        if slot is None:
-            return []
-        try:
-            outcome: UnitOutcome = ray.get(ref)
-        except RayActorError as error:
-            return self._replace(slot, _reason(error))
-        except RayError as error:
-            return [UnitOutcome(slot.units.pop(ref), error=_reason(error))]
-        del slot.units[ref]
-        return [outcome]
-
-    def _collect_commit(self, ref: Any) -> Event:
-        commit = self._commits.pop(ref)
-        try:
-            committed: Committed = ray.get(ref)
-        except RayError as error:
-            return CommitFailed(commit, _reason(error))
-        return committed
-
-    def _replace(self, slot: _Slot, reason: str) -> list[Event]:
-        """Start another actor in the place of a dead one."""
-        log.warning("a segmenting actor died with %d units in hand (%s); starting another", len(slot.units), reason)
-        lost: list[Event] = [Lost(unit, reason) for unit in slot.units.values()]
-        ray.kill(slot.actor)
-        slot.units.clear()
-        slot.actor = self._start()
-        return lost
-
-    def _start(self) -> Any:
-        sizing = self.sizing
-        options = {"num_gpus": sizing.gpus, "num_cpus": sizing.cpus, "max_concurrency": UNITS_PER_ACTOR}
-        return self._actor.options(**options).remote(self._settings)
-
-
-def _reason(error: BaseException) -> str:
-    """Return an error of Ray in one line: what was raised on the other side where there is a traceback, else what Ray says."""
-    lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
-    if not lines:
-        return type(error).__name__
-    return lines[-1] if any(line.startswith("File ") for line in lines) else f"{type(error).__name__}: {lines[0]}"
+    def give_up(self, ref: Any) -> tuple[Unit, float]:
+        """Forget a unit that came back; return it with the seconds that it took."""
+        return self.units.pop(ref), time.monotonic() - self.begun.pop(ref)

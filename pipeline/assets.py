@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from threading import Lock
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import rasterio
@@ -19,7 +21,9 @@ from tenacity.wait import wait_base
 from pipeline.composite import harmonise
 from pipeline.errors import ReadFailed
 from pipeline.grid import Grid, PixelBox
+from pipeline.pins import changed, file_state
 from pipeline.warp import CELL, Layout, lay_out, pixels
+from stac.documents import public
 from stac.scenes import BandSource, MaskSource
 from stac.signing import gdal_path
 
@@ -30,14 +34,19 @@ GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_CONNECTTIMEOUT": 20,
     "GDAL_HTTP_TIMEOUT": 120,
+    "GDAL_HTTP_LOW_SPEED_TIME": 20,
+    "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
     "GDAL_HTTP_MAX_RETRY": 2,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
 }
-"""GDAL's settings while it reads: no directory listings, limits on every wait. VSI_CACHE stays off: 25 MB for each open file, and more requests."""
+"""GDAL's settings while it reads: no directory listings, limits on every wait; what the environment sets wins. A server that sends nothing costs 20 s
+an attempt (GDAL does not repeat that), one that answers 429, 500, 502 to 504 or resets is asked twice more by GDAL itself (no list of codes is set:
+with one it would not repeat resets). VSI_CACHE stays off: 25 MB for each open file, and more requests."""
 _FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
 
+_SILENCE = re.compile("too slow|timed out|timeout|could not connect", re.IGNORECASE)
 _PARTS = 4
 
 T = TypeVar("T")
@@ -60,6 +69,8 @@ class AssetReader:
         # Not in an Env: leaving one sets the cache back to 5 % of the machine for the threads that still read.
         set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
         self._layouts: dict[tuple[str, int, bool], Layout] = {}
+        self._silent: set[str] = set()
+        """Servers of which a file was waited for in vain; further files there are asked for once, until one is read."""
         self._lock = Lock()
 
     def bands(self, sources: Sequence[BandSource], box: PixelBox, wanted: NDArray[np.bool_] | None = None, run: Run = map) -> NDArray[np.uint16]:
@@ -75,9 +86,9 @@ class AssetReader:
         Raises
         ------
         ReadFailed
-            After `ATTEMPTS` attempts; names unsigned hrefs.
+            After `ATTEMPTS` attempts, or where a file is not the one that the run was planned with; names unsigned hrefs.
         """
-        layouts = list(run(self._layout_of_band, sources))
+        layouts = list(run(self.layout, sources))
         numbers = np.zeros((len(sources), *box.shape), np.uint16)
 
         def fill(task: tuple[list[int], PixelBox]) -> None:
@@ -88,6 +99,8 @@ class AssetReader:
 
         for _ in run(fill, _tasks(layouts, box)):
             pass
+        for source in sources:
+            self._check_unchanged(source)
         return numbers
 
     def mask(self, source: MaskSource, box: PixelBox) -> NDArray[np.uint8]:
@@ -96,7 +109,7 @@ class AssetReader:
         Raises
         ------
         ReadFailed
-            After `ATTEMPTS` attempts; names the unsigned href.
+            As `bands`.
         """
 
         def read(paths: list[str]) -> NDArray[np.uint8]:
@@ -107,7 +120,14 @@ class AssetReader:
                 codes[part.within(box)] = source.observe(np.where(valid, found, 0).astype(np.int64)) * valid
             return codes
 
-        return self._retried([source.href], read)
+        codes = self._retried([source.href], read)
+        self._check_unchanged(source)
+        return codes
+
+    def _check_unchanged(self, source: BandSource | MaskSource) -> None:
+        """Raise ReadFailed where the file is not the one that was planned with; looked at after reading, so that what was read is of that one."""
+        if source.seen is not None and changed(source, self._retried([source.href], lambda paths: file_state(paths[0]))):
+            raise ReadFailed(f"{public(source.href)}: the file was replaced while the run was under way; the next run takes the new one")
 
     def _fill(
         self,
@@ -128,8 +148,10 @@ class AssetReader:
 
         self._retried([source.href for source in sources], read)
 
-    def _layout_of_band(self, source: BandSource) -> Layout:
-        return self._retried([source.href], lambda paths: self._layout(paths[0], source.href, source.index, source.nodata, exact=False))
+    def layout(self, source: BandSource | MaskSource) -> Layout:
+        """Return how a band or a mask lies on the grid, read once from its file's header; raises ReadFailed."""
+        exact = isinstance(source, MaskSource)
+        return self._retried([source.href], lambda paths: self._layout(paths[0], source.href, source.index, source.nodata, exact))
 
     def _layout(self, path: str, href: str, index: int, nodata: float | None, exact: bool) -> Layout:
         key = (href, index, exact)
@@ -145,16 +167,29 @@ class AssetReader:
         From the second attempt on GDAL forgets what it knows of a file when it closes it, and with it that the file could not be read.
         """
         errors = (RasterioError, OSError, ValueError, CPLE_BaseError)
-        paths = hrefs
+        paths, servers = hrefs, {urlsplit(href).netloc for href in hrefs}
+        most = 1 if servers & self._silent else ATTEMPTS
         try:
-            for attempt in Retrying(stop=stop_after_attempt(ATTEMPTS), wait=self._pause, retry=retry_if_exception_type(errors), reraise=True):
+            for attempt in Retrying(stop=stop_after_attempt(most), wait=self._pause, retry=retry_if_exception_type(errors), reraise=True):
                 with attempt:
                     paths = [gdal_path(href) for href in hrefs]
-                    with rasterio.Env(**GDAL_OPTIONS, **(_FORGET if attempt.retry_state.attempt_number > 1 else {})):
-                        return read(paths)
+                    with rasterio.Env(**_gdal_options(), **(_FORGET if attempt.retry_state.attempt_number > 1 else {})):
+                        found = read(paths)
+                    self._note(servers, silent=False)
+                    return found
         except errors as error:
-            raise ReadFailed(_reason(error, hrefs, paths)) from None
+            reason = _reason(_better(error, paths), hrefs, paths)
+            self._note(servers - {""}, silent=bool(_SILENCE.search(reason)))
+            raise ReadFailed(reason) from None
         raise AssertionError("tenacity returns or raises")
+
+    def _note(self, servers: set[str], silent: bool) -> None:
+        with self._lock:
+            self._silent = self._silent | servers if silent else self._silent - servers
+
+
+def _gdal_options() -> dict[str, Any]:
+    return {name: os.environ.get(name, value) for name, value in GDAL_OPTIONS.items()}
 
 
 def _tasks(layouts: Sequence[Layout], box: PixelBox) -> list[tuple[list[int], PixelBox]]:
@@ -175,6 +210,17 @@ def _rows_of_cells(box: PixelBox) -> list[PixelBox]:
     height = max(1, -(-(last - first) // _PARTS)) * CELL
     tops = range(first * CELL, box.bottom, height)
     return [PixelBox(max(top, box.top), box.left, min(top + height, box.bottom), box.right) for top in tops]
+
+
+def _better(error: BaseException, paths: list[str]) -> BaseException:
+    """Return why the server does not give a file, where GDAL says only that it is none: that is its word for a server that stalls, too."""
+    if "not recognized as" in str(error):
+        for path in paths:
+            try:
+                file_state(path)
+            except OSError as found:
+                return found
+    return error
 
 
 def _reason(error: BaseException, hrefs: list[str], paths: list[str]) -> str:

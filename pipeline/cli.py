@@ -43,6 +43,11 @@ Output = Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of a j
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Wins over the job file; dotted keys, values in YAML; may be repeated.")
 ]
+NewSeries = Annotated[bool, typer.Option("--new-series", help="Map even if grid, classes, model, composite or mask of the series changed.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Segmenting actors; default one for each GPU, else one for every two cores.")]
+Block = Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Side of a block; changes memory and speed, no pixel.")]
+Batch = Annotated[int | None, typer.Option(min=1, metavar="WINDOWS", help="Windows a call of the model; default what fits the device.")]
+WaitGpu = Annotated[float, typer.Option("--wait-gpu", min=0, metavar="SECONDS", help="How long to wait for a GPU where the cluster has none yet.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON.")]
 
 
@@ -98,7 +103,9 @@ def _stopped(stop: KeyboardInterrupt | SystemExit) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    typer.echo(f"spexmap: {' '.join(message.split())}", err=True)
+    # Names from catalogs and files may hold half a character, which no stream can write.
+    sentence = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    typer.echo(f"spexmap: {sentence}", err=True)
     return status
 
 
@@ -120,11 +127,11 @@ def root(
 def run(
     job: Job,
     overrides: Overrides = None,
-    new_series: Annotated[
-        bool, typer.Option("--new-series", help="Map even if grid, classes, model, composite or mask of the series changed.")
-    ] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Segmenting actors; default one for each accelerator, or one.")] = None,
-    block: Annotated[int | None, typer.Option(min=1, metavar="PIXELS", help="Side of a block; changes memory and speed, no pixel.")] = None,
+    new_series: NewSeries = False,
+    workers: Workers = None,
+    block: Block = None,
+    batch: Batch = None,
+    wait_gpu: WaitGpu = 0.0,
     address: Annotated[str | None, typer.Option(metavar="URL", help="Ray cluster; default RAY_ADDRESS, else this machine alone.")] = None,
 ) -> int:
     """Search, plan, map, publish; go on where an interrupted run stopped."""
@@ -133,9 +140,31 @@ def run(
     spec = load_job(job, overrides or ())
     _log_to_stderr()
     from pipeline.run import run_job
+    from pipeline.session import Computing
 
     with spec.naming_lines():
-        return run_job(spec, new_series=new_series, workers=workers, block=block, address=address)
+        return run_job(spec, new_series=new_series, block=block, computing=Computing(workers, address, wait_gpu, batch))
+
+
+@app.command()
+@_command
+def submit(
+    job: Job,
+    address: Annotated[str, typer.Option(metavar="URL", help="Of the cluster's dashboard, such as http://127.0.0.1:8265.")],
+    overrides: Overrides = None,
+    new_series: NewSeries = False,
+    workers: Workers = None,
+    block: Block = None,
+    batch: Batch = None,
+    wait_gpu: WaitGpu = 0.0,
+) -> int:
+    """Run a job on a remote cluster through the Ray Jobs API, and leave with the run's exit status; a signal stops the job there."""
+    _log_to_stderr()
+    from pipeline.submit import make_package, submit
+
+    given = {"--workers": workers, "--block": block, "--batch": batch, "--wait-gpu": wait_gpu or None}
+    options = [text for name, value in given.items() if value is not None for text in (name, str(value))]
+    return submit(make_package(job, overrides or (), options + ["--new-series"] * new_series), address)
 
 
 @app.command()

@@ -29,7 +29,7 @@ from pipeline.period import Period
 from pipeline.plan import TilePlan
 from pipeline.series import Series
 from pipeline.staging import StagedBlock, discard, read_staged, staged_path
-from pipeline.storage import Storage
+from pipeline.storage import Fence, Storage
 from stac.canonical import canonical_json
 from stac.geometry import footprint_of
 from stac.publish import item
@@ -51,6 +51,8 @@ class CommitContext:
     license: str
     attribution: tuple[str, ...]
     explain: bool
+    fence: Fence | None = None
+    """Asked before every write whether the run still holds its output."""
 
     def key(self, tile: str, version: int) -> ItemKey:
         """Return what names one version of `tile`."""
@@ -98,7 +100,7 @@ def commit_tile(commit: Commit) -> Committed:
         A staged block is damaged (it is deleted, so that the next attempt makes it again) or missing.
     """
     context = commit.context
-    storage = Storage(context.output)
+    storage = Storage(context.output, context.fence)
     key = context.key(commit.tile.id, commit.version)
     if storage.exists(key.path):
         return _committed_before(storage, commit, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from math import ceil, floor
 
 import numpy as np
 import shapely
@@ -41,6 +42,14 @@ class Coverage:
     def outside(self, box: PixelBox) -> list[PixelBox]:
         """Return the parts of `box` in which the scene takes no part."""
         return [cell.intersect(box) for cell in box.lattice(CELL) if not self._takes_part(cell)]
+
+    @cached_property
+    def bounds(self) -> PixelBox | None:
+        """The smallest box of global pixels around the footprint; None where the grid's CRS does not reach all of it."""
+        if self._outline is None:
+            return None
+        left, top, right, bottom = self._outline.bounds
+        return PixelBox(floor(top), floor(left), ceil(bottom), ceil(right))
 
     def covered(self, box: PixelBox) -> NDArray[np.bool_]:
         """Return which pixels of `box` have their centre in the footprint, bool (H, W)."""

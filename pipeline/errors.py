@@ -27,10 +27,24 @@ class VersionTaken(RunInterrupted):
     """The version of a tile that was about to be written is there already, made from other inputs (exit status 3)."""
 
 
+class StorageUnavailable(RunInterrupted, OSError):
+    """A store kept failing, whatever was tried (exit status 3)."""
+
+
+class StorageRefused(SpexmapError, PermissionError):
+    """A store does not let us: no permission, no such bucket, wrong credentials (exit status 2)."""
+
+    exit_status = 2
+
+
 class OutputHeld(SpexmapError, RuntimeError):
     """Another run holds this output (exit status 4)."""
 
     exit_status = 4
+
+
+class LeaseLost(OutputHeld):
+    """Another run took the output over while this one was not heard of; nothing more is written (exit status 4)."""
 
 
 class ReadFailed(SpexmapError, OSError):

@@ -26,6 +26,9 @@ from spexmap import SpexmapError
 LARGEST = 1_000_000
 """A job file of more bytes is refused."""
 
+FARTHEST = 1e9
+"""No place on Earth has coordinates beyond this, whatever the CRS and its units; and no pixel is larger, or smaller than one over it."""
+
 _KEY_OF_ERROR = {
     "UnknownCollection": "source.collection",
     "CatalogError": "source.catalog",
@@ -79,7 +82,7 @@ def _crs_text(value: Any) -> Any:
 def _origin_value(value: Any) -> Any:
     if value == "auto":
         return value
-    numbers = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(item) for item in value)
+    numbers = isinstance(value, list | tuple) and len(value) == 2 and all(_is_number(item) and abs(item) <= FARTHEST for item in value)
     if not numbers:
         raise _error("must be auto or two numbers, [x, y] in units of the CRS")
     return float(value[0]), float(value[1])
@@ -90,12 +93,19 @@ class GridSpec(_Section):
 
     crs: Annotated[str, BeforeValidator(_crs_text), Field(min_length=1)] = "auto"
     """auto: the UTM zone of the region's centroid, refused with a suggestion where the region leaves it by more than 4 degrees; or any CRS."""
-    resolution: float = Field(default=10.0, gt=0)
+    resolution: float = Field(default=10.0, gt=0, le=FARTHEST)
     """Side of a pixel in units of the CRS."""
     origin: Annotated[Literal["auto"] | tuple[float, float], BeforeValidator(_origin_value)] = "auto"
     """[x, y] or auto: the pixel grid of the first scene by id; frozen in the series."""
     tile: int = Field(default=10240, gt=0, le=1_000_000)
     """Side of a product tile in pixels; one COG of each kind and one STAC item a tile."""
+
+    @field_validator("resolution")
+    @classmethod
+    def _resolution_is_a_size(cls, resolution: float) -> float:
+        if resolution < 1 / FARTHEST:
+            raise _error("is too small for a pixel; it is in units of the CRS, 10 for ten metres")
+        return resolution
 
 
 class ClassSpec(_Section):
@@ -163,7 +173,8 @@ def _period_text(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    # A whole number of hundreds of digits is one that no float can hold.
+    return isinstance(value, float) or (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**300)
 
 
 DEFAULT_CLASSES = tuple(ClassSpec(name=name, code=code) for code, name in enumerate(("vegetation", "building", "water", "bare"), 1))
@@ -188,7 +199,7 @@ class JobSpec(_Section):
     """Which scene a pixel is taken from."""
     model: str = Field(default="models/spex-small", min_length=1)
     """Path, s3:// prefix, or Hugging Face id."""
-    runtime: Literal["auto", "torch", "openvino", "tensorrt", "tensorrt-rtx"] = "auto"
+    runtime: Literal["auto", "torch", "torch-compile", "openvino", "tensorrt", "tensorrt-rtx"] = "auto"
     """What computes the model; auto takes the fastest that is installed and fits the machine."""
     classes: Annotated[tuple[Annotated[ClassSpec, BeforeValidator(_class_from_name)], ...], Field(strict=False)] = DEFAULT_CLASSES
     """Names the model knows, or {name, code, title, instruction, color}."""
@@ -240,7 +251,7 @@ class JobSpec(_Section):
         except JobError as error:
             raise type(error)(self.locate(str(error))) from error
         except SpexmapError as error:
-            key = _KEY_OF_ERROR.get(type(error).__name__)
+            key = next((_KEY_OF_ERROR[kind.__name__] for kind in type(error).__mro__ if kind.__name__ in _KEY_OF_ERROR), None)
             if key is None:
                 raise
             raise JobError(self.locate(f"{key}: {error}")) from error
@@ -316,6 +327,8 @@ def read_text(name: str, kind: str = "job file") -> str:
         raise JobError(f"there is no {kind} {name}{hint}") from None
     except (OSError, ValueError, ImportError) as error:
         raise JobError(f"the {kind} {name} cannot be read: {error}") from None
+    except Exception as error:  # clients of object stores raise classes of their own, without a common root
+        raise JobError(f"the {kind} {name} cannot be read: {type(error).__name__}: {error}") from error
     if len(content) > LARGEST:
         raise JobError(f"{name} is larger than a {kind} can be ({LARGEST} bytes); is it the right file?")
     try:

@@ -68,6 +68,8 @@ def _sentence(error: ErrorDetails, root: type[BaseModel]) -> str:
         return f"must be a mapping of {', '.join(_keys(location, root))}" if kind == "model_type" else "must be a mapping of names to values"
     if kind == "string_pattern_mismatch":
         return _PATTERNS.get(str(location[-1]), error["msg"])
+    if kind == "invalid_key":
+        return "a key must be a word"
     if kind == "tuple_type":
         return "must be a list, written [a, b]"
     message = error["msg"]

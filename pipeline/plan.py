@@ -163,7 +163,9 @@ class Plan:
 
     def _rows(self, *, identity: bool) -> list[tuple[str, str, str, BaseGeometry]]:
         """Return (kind, id, canonical JSON, geometry in degrees) of every row; with `identity`, only what decides the published bytes."""
-        scenes = [("scene", scene.id, canonical_json(_scene_document(rank, scene)), scene.footprint) for rank, scene in enumerate(self.scenes)]
+        scenes = [
+            ("scene", scene.id, canonical_json(_scene_document(rank, scene, identity)), scene.footprint) for rank, scene in enumerate(self.scenes)
+        ]
         tiles = [("tile", tile.id, canonical_json(_tile_document(tile)), self.outline(tile.box)) for tile in self.tiles]
         return [("run", self.series.name, canonical_json(self._head(identity)), self.region.geometry), *scenes, *tiles]
 
@@ -191,13 +193,17 @@ class Plan:
 def _pixel_facts(scene: Scene) -> dict[str, Any]:
     """Return what of a scene decides pixels: the processing and how numbers are read, not where the files lie."""
     bands = {name: [band.index, band.scale, band.offset, band.nodata] for name, band in scene.bands.items()}
-    mask = None if scene.mask is None else {key: value for key, value in asdict(scene.mask).items() if key != "href"}
+    mask = None if scene.mask is None else {key: value for key, value in asdict(scene.mask).items() if key not in ("href", "seen")}
     return {"id": scene.id, "processing": scene.processing, "bands": bands, "mask": mask}
 
 
-def _scene_document(rank: int, scene: Scene) -> dict[str, Any]:
+def _scene_document(rank: int, scene: Scene, identity: bool) -> dict[str, Any]:
+    """Return a scene as its row has it; for the identity without what its files were when the run was planned."""
     document = scene.to_dict() | {"rank": rank}
     del document["footprint"]
+    for source in [*document["bands"].values(), *([document["mask"]] if document["mask"] else [])]:
+        if identity or source["seen"] is None:
+            del source["seen"]
     return document
 
 

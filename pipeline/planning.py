@@ -21,7 +21,7 @@ from pipeline.period import Period
 from pipeline.plan import WHOLE, Estimate, Plan, TilePlan
 from pipeline.region import Region, polygons
 from pipeline.series import ModelFacts, Series, map_classes
-from pipeline.snap import AssetGridOf, check_resolution, metres_per_pixel, open_asset_grid, pixel_phase, resolve_crs, tile_cells
+from pipeline.snap import AssetGridOf, check_holds_pixels, check_resolution, first_phase, metres_per_pixel, open_asset_grid, resolve_crs, tile_cells
 from stac.scenes import Scene
 
 BLOCK = 2560
@@ -97,6 +97,7 @@ def make_plan(
     kept, bands, lacking = choose_bands(scenes, model)
     ordered = order_scenes(kept, job.composite)
     grid = resolve_grid(job, region, kept, bands, None if frozen is None else frozen.grid, asset_grid_of)
+    check_holds_pixels(grid, region)
     series = Series(job.name, grid, map_classes(job.class_codes, model.classes), model.fingerprint, job.composite, job.mask.dilate)
     high, wide = metres_per_pixel(grid, region)
     plan = Plan(
@@ -204,13 +205,13 @@ def resolve_grid(
 ) -> Grid:
     """Return the grid of the series; where the job says `auto` and the series exists (`frozen`), what it has.
 
-    An `auto` origin is the pixel phase of the first scene by id (its blue band, or the first one), so that scenes on that grid are read without
-    resampling; the lattice of tiles is then anchored within a pixel of the CRS's (0, 0).
+    An `auto` origin is the pixel phase of the first scene by id whose file can be opened (its blue band, or the first one), so that scenes on that
+    grid are read without resampling; the lattice of tiles is then anchored within a pixel of the CRS's (0, 0).
 
     Raises
     ------
     GridError
-        See `pipeline.snap.resolve_crs` and `check_resolution`; or the first scene's file cannot be opened.
+        See `pipeline.snap.resolve_crs` and `check_resolution`; or no scene's file can be opened.
     """
     wanted = job.grid
     crs = resolve_crs(wanted.crs, region, None if frozen is None else frozen.crs)
@@ -220,8 +221,8 @@ def resolve_grid(
     elif frozen is not None:
         origin = frozen.origin
     elif scenes:
-        first = min(scenes, key=lambda scene: scene.id)
-        origin = pixel_phase(first.bands["blue" if "blue" in first.bands else bands[0]], crs, wanted.resolution, asset_grid_of)
+        sources = (scene.bands["blue" if "blue" in scene.bands else bands[0]] for scene in sorted(scenes, key=lambda scene: scene.id))
+        origin = first_phase(sources, crs, wanted.resolution, asset_grid_of)
     else:
         origin = 0.0, 0.0
     return Grid(crs, wanted.resolution, origin, wanted.tile)

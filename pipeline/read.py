@@ -19,11 +19,13 @@ from tenacity.wait import wait_base
 
 from pipeline.assets import AssetReader
 from pipeline.composite import NEAR_CLOUD, FirstClear, Median, grow_clouds
+from pipeline.contradictions import elsewhere, first_contradiction
 from pipeline.coverage import Coverage
 from pipeline.errors import ReadFailed
 from pipeline.grid import Grid, PixelBox
-from pipeline.warp import CELL
-from stac.scenes import CLEAR, UNOBSERVED, BandSource, Scene
+from pipeline.warp import CELL, Layout
+from stac.documents import public
+from stac.scenes import CLEAR, UNOBSERVED, BandSource, MaskSource, Scene
 
 NEVER_OBSERVED, ALWAYS_CLOUDY, READ_FAILURE = 252, 253, 254
 """Status of a pixel without data: no scene saw it; every look at it was cloud, shadow or unusable; a scene that covers it could not be read."""
@@ -92,6 +94,7 @@ class BlockReader:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._assets = AssetReader(grid, pause or wait_random_exponential(multiplier=1, max=20))
         self._entries = [_Entry(rank, scene, Coverage(scene.footprint, grid)) for rank, scene in enumerate(scenes, start=1)]
+        self._believed: set[int] = set()
 
     def read(self, box: PixelBox) -> Block:
         """Return the composite of `box`; a scene that cannot be read is left out and named in the block's failures."""
@@ -123,7 +126,7 @@ class BlockReader:
         if wanted.any():
             part = _bounds(wanted, box)
             cut = part.within(box)
-            found = self._bands(entry.scene, part, wanted[cut]) if numbers is None else numbers[:, *cut]
+            found = self._bands(entry, part, wanted[cut]) if numbers is None else numbers[:, *cut]
             composite.feed(entry.rank, found, wanted[cut], cut)
 
     def _median(self, box: PixelBox, entries: list[_Entry], failed: dict[int, ReadFailed]) -> Block:
@@ -150,7 +153,7 @@ class BlockReader:
                 wanted = _unpacked(clear[entry.rank], box)[part.within(box)]
                 try:
                     if wanted.any():
-                        composite.feed(self._bands(entry.scene, part, wanted), wanted)
+                        composite.feed(self._bands(entry, part, wanted), wanted)
                 except ReadFailed as error:
                     return self._median(box, entries, failed | {entry.rank: error})
             if composite.observations:
@@ -180,15 +183,36 @@ class BlockReader:
         if missing:
             raise ReadFailed(f"the scene has no band {', '.join(missing)}")
         if entry.scene.mask is None:
-            numbers = self._assets.bands(self._sources(entry.scene), box)
+            numbers = self._bands(entry, box)
             codes = np.where(numbers.all(axis=0), CLEAR, UNOBSERVED).astype(np.uint8)
             return _leave_out(codes, entry.coverage, box), numbers
+        self._check_place(entry, entry.scene.mask)
         margin = box.expand(ceil(self._recipe.dilate[0]), ceil(self._recipe.dilate[1]))
         codes = _leave_out(self._assets.mask(entry.scene.mask, margin), entry.coverage, margin)
         return grow_clouds(codes, self._recipe.dilate)[box.within(margin)], None
 
-    def _bands(self, scene: Scene, box: PixelBox, wanted: NDArray[np.bool_]) -> NDArray[np.uint16]:
-        return self._assets.bands(self._sources(scene), box, wanted, self._pool.map)
+    def _bands(self, entry: _Entry, box: PixelBox, wanted: NDArray[np.bool_] | None = None) -> NDArray[np.uint16]:
+        sources = self._sources(entry.scene)
+        # A scene without a mask is read in a thread of the pool, which must not wait for others of the pool.
+        run = map if wanted is None else self._pool.map
+        self._check(entry, list(run(self._assets.layout, sources)))
+        return self._assets.bands(sources, box, wanted, run)
+
+    def _check(self, entry: _Entry, layouts: Sequence[Layout]) -> None:
+        """Raise ReadFailed where the files of a scene contradict its item or each other; looked at once a scene."""
+        if entry.rank in self._believed:
+            return
+        scene = entry.scene
+        self._check_place(entry, *self._sources(scene))
+        others = {} if scene.mask is None else {scene.mask.href: self._assets.layout(scene.mask)}
+        if found := first_contradiction(self._sources(scene), layouts, others):
+            raise ReadFailed(f"{public(found[0])}: {found[1]}")
+        self._believed.add(entry.rank)
+
+    def _check_place(self, entry: _Entry, *sources: BandSource | MaskSource) -> None:
+        for source in sources:
+            if problem := elsewhere(self._assets.layout(source), entry.coverage.bounds):
+                raise ReadFailed(f"{public(source.href)}: {problem}")
 
     def _sources(self, scene: Scene) -> list[BandSource]:
         return [scene.bands[name] for name in self._recipe.bands]

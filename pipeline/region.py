@@ -167,6 +167,8 @@ def _polygons_of_file(path: str) -> BaseGeometry:
         raise JobError(f"region: {path} is empty; it must hold at least one polygon")
     if table.crs is None:
         raise JobError(f"region: {path} does not say its CRS; add it (a .prj file for a shapefile) or convert the file to GeoJSON")
+    if not np.isfinite(shapely.get_coordinates(table.geometry)).all():
+        raise JobError(f"region: {path} has coordinates that are not numbers (NaN or infinite); mend the file")
     geometries = [shapely.force_2d(shapely.make_valid(item)) for item in table.geometry if item is not None]
     parts = [part for item in geometries for part in polygons(item)]
     if not parts:
@@ -188,7 +190,7 @@ def _read(path: str) -> gpd.GeoDataFrame:
         return gpd.read_file(source)
     except FileNotFoundError:
         raise JobError(f"region: there is no file {path}; paths are relative to the job file") from None
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, shapely.errors.ShapelyError) as error:
         reason = " ".join(str(error).split())
         if "No such file" in reason:
             raise JobError(f"region: there is no file {path}; paths are relative to the job file") from None
@@ -196,8 +198,13 @@ def _read(path: str) -> gpd.GeoDataFrame:
 
 
 def _download(url: str) -> bytes:
-    with fsspec.open(url, "rb") as stream:
-        content: bytes = stream.read()
+    try:
+        with fsspec.open(url, "rb") as stream:
+            content: bytes = stream.read()
+    except (OSError, ValueError, ImportError):
+        raise
+    except Exception as error:  # clients of object stores raise classes of their own, without a common root
+        raise OSError(f"{type(error).__name__}: {error}") from error
     return content
 
 

@@ -14,9 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 from ray.exceptions import RayError
 
+from pipeline.cluster import check_outlives_job
 from pipeline.errors import JobError, NoScenes, RunInterrupted
 from pipeline.job import JobSpec
 from pipeline.lease import Lease
@@ -27,8 +29,10 @@ from pipeline.planning import BLOCK, make_plan, request_key
 from pipeline.region import Region, load_region
 from pipeline.runs import RunRecord
 from pipeline.series import Series
-from pipeline.session import Session
+from pipeline.session import Computing, Session
 from pipeline.storage import Storage
+from spexmap import SpexmapError
+from stac.documents import public
 from stac.publish import collection_path
 from stac.search import Query, find_scenes
 
@@ -75,25 +79,24 @@ def prepare(job: JobSpec, *, block: int | None = None) -> Plan:
     return plan
 
 
-def run_job(job: JobSpec, *, new_series: bool = False, workers: int | None = None, block: int | None = None, address: str | None = None) -> int:
+def run_job(job: JobSpec, *, new_series: bool = False, block: int | None = None, computing: Computing | None = None) -> int:
     """Run `job` and return its exit status: 0 done or nothing to do, 1 some tiles failed.
 
     Parameters
     ----------
     new_series
         Go on although the output holds a series of this name with another grid, classes, model, composite or mask.
-    workers
-        Actors; default one for each GPU, else one for every two cores.
     block
         Side of a block in pixels; changes no pixel.
-    address
-        Of a running Ray cluster; default one on this machine.
+    computing
+        Where it computes; default this machine.
 
     Raises
     ------
     SpexmapError
         See `pipeline.errors` for what each one means and which exit status it has.
     """
+    check_outlives_job(job.output)
     storage = Storage(job.output)
     storage.check_writable()
     lease = Lease(storage)
@@ -106,7 +109,7 @@ def run_job(job: JobSpec, *, new_series: bool = False, workers: int | None = Non
     if block is not None:
         run = replace(run, plan=replace(run.plan, block=block))
     with lease, _storage_errors(job.output):
-        return Session(storage, job, request.model, run.record, run.plan, run.is_new, workers, address).execute()
+        return Session(lease.fenced, job, request.model, run.record, run.plan, run.is_new, computing or Computing()).execute()
 
 
 def _plan(request: Request, frozen: Series | None, block: int | None) -> Plan:
@@ -136,7 +139,7 @@ def _plan(request: Request, frozen: Series | None, block: int | None) -> Plan:
 
 def _raise_no_scenes(job: JobSpec, period: str, refused: list[tuple[str, str]]) -> None:
     unusable = f" ({len(refused)} were refused, the first, {refused[0][0]}, because {refused[0][1]})" if refused else ""
-    sentence = f"no scene in {job.source.catalog} shows the region of {job.name} in {period}{unusable}"
+    sentence = f"no scene in {public(job.source.catalog)} shows the region of {job.name} in {period}{unusable}"
     raise JobError(f"{sentence}, which fail_on_empty makes an error") if job.fail_on_empty else NoScenes(f"{sentence}; nothing to do")
 
 
@@ -173,11 +176,20 @@ def _new_run(request: Request, plan: Plan) -> Run:
         series=plan.series.to_dict(),
         period=plan.period.slug,
         plan_identity=plan.identity,
-        job=request.job.model_dump(mode="json"),
+        job=_shown(request.job.model_dump(mode="json")),
         versions=_versions(),
         started=now.isoformat(timespec="microseconds"),
     )
     return Run(record, plan, is_new=True)
+
+
+def _shown(value: Any) -> Any:
+    """Return a job as it may be kept: its URLs without users, passwords and queries."""
+    if isinstance(value, dict):
+        return {key: _shown(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return public(value) if isinstance(value, str) else value
 
 
 def _versions() -> dict[str, str]:
@@ -189,6 +201,8 @@ def _storage_errors(output: str) -> Iterator[None]:
     """Turn the loss of storage or cluster in the middle of a run into RunInterrupted."""
     try:
         yield
+    except SpexmapError:
+        raise
     except (OSError, RayError) as error:
         raise RunInterrupted(
             f"storage or cluster was lost while writing {output}: {type(error).__name__}: {error}; run the same command again"

@@ -56,6 +56,8 @@ class RunRecord:
     identity: Mapping[str, Any] = field(default_factory=dict)
     """Numerical identity: weights, runtime and library versions, device model, batch shape, threads."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    cluster: Mapping[str, Any] = field(default_factory=dict)
+    """``actors``: how many were started on which node; ``left_out``: nodes that got no more work, and why."""
     started: str = ""
     """ISO 8601, UTC."""
     ended: str | None = None

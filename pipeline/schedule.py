@@ -1,8 +1,9 @@
 """The driver's walk over the tiles of a frozen plan: units out, outcomes in, tiles committed one by one.
 
 A bounded number of units is in flight, whatever the region. A unit that fails is tried again; a scene that cannot be read is left out of
-its whole tile, so that a tile
-is made from one set of scenes everywhere; a unit whose actor died twice runs alone, and a third death fails its tile while the others go on.
+its whole tile, so that a tile is made from one set of scenes everywhere; a unit whose actor died twice runs alone, and a third death fails its tile
+while the others go on. A unit for which memory ran out is given to one more process, then its tile fails. Where storage does not answer or another
+run holds the output, the run stops.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Fleet, Lost
+from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Lost
 from pipeline.commit import Commit, CommitContext, Committed
+from pipeline.errors import LeaseLost, StorageUnavailable
+from pipeline.failures import Failure
+from pipeline.fleet import Fleet
 from pipeline.grid import PixelBox
 from pipeline.plan import Plan, TilePlan
 from pipeline.published import PublishedTile
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 3
 """How often a unit or a commit that raises is tried."""
 DEATHS = 3
+MEMORY_FAILURES = 2
+"""In how many processes a unit may run out of memory; each one tries it twice."""
 WAIT_SECONDS = 10.0
 STALL_SECONDS = 120.0
 """When nothing has come back for so long, the log says what is being waited for."""
@@ -69,9 +75,7 @@ class Scheduler:
             self._admit(waiting)
             self._feed()
             yield from self._drain()
-            if not self._fleet.in_flight:
-                if self._work:
-                    continue
+            if not self._fleet.in_flight and not self._work:
                 return
             events = self._fleet.wait(WAIT_SECONDS)
             if events:
@@ -87,9 +91,9 @@ class Scheduler:
             yield self._ended.popleft()
 
     def _admit(self, waiting: Iterator[TilePlan]) -> None:
-        """Open tiles until there is a unit for every free place; few are open at a time."""
+        """Open tiles until there is a unit for every free place, one even where no actor is ready; few are open at a time."""
         most = self._fleet.sizing.workers * UNITS_PER_ACTOR + 1
-        while len(self._queue) < self._fleet.free_slots() and len(self._work) < most:
+        while (not self._work or len(self._queue) < self._fleet.free_slots()) and len(self._work) < most:
             tile = next(waiting, None)
             if tile is None:
                 return
@@ -137,21 +141,38 @@ class Scheduler:
         if outcome.failures:
             self._leave_out(work, dict(outcome.failures))
         elif outcome.error:
-            self._retry(work, replace(unit, attempts=unit.attempts + 1), outcome.error)
+            self._settle_failure(work, outcome)
         else:
             log.info("%s: read %.1f s, segmented %.1f s", unit, outcome.read_seconds, outcome.segment_seconds)
             work.staged.update(unit.boxes)
             self._commit_if_complete(work)
 
+    def _settle_failure(self, work: _Work, outcome: UnitOutcome) -> None:
+        unit = outcome.unit
+        _stop_for(outcome.failure, outcome.error, final=unit.attempts + 1 >= ATTEMPTS)
+        if outcome.failure is Failure.MEMORY:
+            self._retry(work, replace(unit, memory_failures=unit.memory_failures + 1), outcome.error)
+            return
+        avoid = (*unit.avoid, outcome.node) if outcome.failure is Failure.DEVICE else unit.avoid
+        self._retry(work, replace(unit, attempts=unit.attempts + 1, avoid=avoid), outcome.error)
+
     def _retry(self, work: _Work, unit: Unit, reason: str) -> None:
-        if unit.attempts >= ATTEMPTS:
-            self._fail(work, f"failed {ATTEMPTS} times at blocks {[box.top for box in unit.boxes]}: {reason}")
+        where = f"at blocks {[box.top for box in unit.boxes]}"
+        if unit.memory_failures >= MEMORY_FAILURES:
+            self._fail(work, f"memory ran out in {MEMORY_FAILURES} processes {where}: {reason}")
+        elif unit.attempts >= ATTEMPTS:
+            if unit.avoid:
+                self._fleet.acquit(unit)
+            self._fail(work, f"failed {ATTEMPTS} times {where}: {reason}")
         else:
             log.warning("%s failed (%s); trying again", unit, reason)
             self._queue.append(unit)
 
     def _settle_death(self, lost: Lost) -> None:
         if not self._is_current(lost.unit):
+            return
+        if not lost.charged:
+            self._queue.appendleft(lost.unit)
             return
         unit = replace(lost.unit, deaths=lost.unit.deaths + 1)
         if unit.deaths >= DEATHS:
@@ -165,7 +186,7 @@ class Scheduler:
         work.scenes = tuple(scene for scene in work.scenes if scene.id not in work.left_out)
         for name, reason in failures.items():
             log.warning("tile %s: scene %s is left out: %s", work.tile.id, name, reason)
-        if not work.scenes:
+        if not work.scenes or self._has_only_neighbours(work):
             self._fail(work, "no scene could be read: " + "; ".join(f"{name}: {reason}" for name, reason in sorted(work.left_out.items())))
             return
         work.fingerprint = self._plan.fingerprint_of(work.tile, work.scenes)
@@ -175,7 +196,14 @@ class Scheduler:
         else:
             self._open(work)
 
+    def _has_only_neighbours(self, work: _Work) -> bool:
+        """Return whether those that showed the tile itself are left out, and what is left shows only the surroundings that are read with it."""
+        outline = self._plan.outline(work.tile.box)
+        lost = (self._plan.scene[name] for name in work.left_out)
+        return any(outline.intersects(scene.footprint) for scene in lost) and not any(outline.intersects(s.footprint) for s in work.scenes)
+
     def _commit_if_complete(self, work: _Work) -> None:
+        self._storage.check_fence()
         if work.staged < set(work.boxes):
             return
         published = self._published.get(work.tile.id)
@@ -199,6 +227,7 @@ class Scheduler:
     def _settle_failed_commit(self, failed: CommitFailed) -> None:
         work = self._work[failed.commit.tile.id]
         work.commits += 1
+        _stop_for(failed.failure, failed.reason, final=work.commits >= ATTEMPTS)
         if work.commits >= ATTEMPTS:
             self._fail(work, f"its files could not be made or written: {failed.reason}")
             return
@@ -211,6 +240,14 @@ class Scheduler:
     def _end(self, work: _Work, record: TileRecord) -> None:
         del self._work[work.tile.id]
         self._ended.append(record)
+
+
+def _stop_for(failure: Failure, reason: str, final: bool) -> None:
+    """Raise what ends the whole run: the output is another's, or storage still does not answer at the last attempt."""
+    if failure is Failure.LEASE:
+        raise LeaseLost(reason.partition(": ")[2] or reason)
+    if failure is Failure.STORAGE and final:
+        raise StorageUnavailable(reason.partition(": ")[2] or reason)
 
 
 def _missing(left_out: Mapping[str, str]) -> str:

@@ -1,10 +1,12 @@
 """The segmenting actor's work as a plain class: read a block, ask the model, clip to the region, stage.
 
-Reading and computing overlap because two units are given to an actor at a time: both read in their own threads, one of them computes.
+Reading and computing overlap because two units are given to an actor at a time: both read in their own threads, one of them computes. Where blocks
+are read by tasks elsewhere (`read_unit`), they come with the unit.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import platform
@@ -23,17 +25,20 @@ from numpy.typing import NDArray
 from engine import ClassQuery, Spex
 from engine.blocks import BlockExecutor, Planes
 from engine.runtimes import Windows, open_planner
+from engine.runtimes.calibration import calibrated_batch
 from engine.windows import padded_span
 from pipeline.areas import PixelAreas
 from pipeline.errors import RunInterrupted
 from pipeline.explanations import count_block
+from pipeline.failures import Failure, failure_of
+from pipeline.faults import reason
 from pipeline.grid import PixelBox
 from pipeline.read import Block, BlockReader, Recipe
 from pipeline.region import Region
 from pipeline.series import MapClass, Series
 from pipeline.snap import region_mask
 from pipeline.staging import StagedBlock, stage
-from pipeline.storage import Storage
+from pipeline.storage import Fence, Storage
 from stac.records import CONFIDENCE_NO_DATA, NO_DATA, OTHER, OUTSIDE_REGION, READ_FAILED, SOURCE_NO_DATA
 from stac.scenes import Scene
 
@@ -58,6 +63,14 @@ class SegmenterSettings:
     threads: int
     runtime: str = "auto"
     """See `engine.runtimes.choose`."""
+    batch: int | None = None
+    """Windows a call of the model, the same in every actor of a run; None: what fits the device beside a block."""
+    block: int = 2560
+    """Side of the largest block in pixels."""
+    batch_device: str = ""
+    """The device that the batch was chosen for; on another one it does not count. Empty: any."""
+    fence: Fence | None = None
+    """Asked before every write whether the run still holds its output."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,9 @@ class Unit:
     """Scenes of the tile that could not be read."""
     attempts: int = 0
     deaths: int = 0
+    memory_failures: int = 0
+    avoid: tuple[str, ...] = ()
+    """Nodes whose device failed on it."""
 
     @property
     def alone(self) -> bool:
@@ -92,8 +108,70 @@ class UnitOutcome:
     failures: tuple[tuple[str, str], ...] = ()
     """(scene id, reason): nothing was staged of the block in which they failed."""
     error: str = ""
+    failure: Failure = Failure.ERROR
+    """Kind of the error, where there is one."""
+    node: str = ""
+    """Where it happened, where that matters."""
     read_seconds: float = 0.0
     segment_seconds: float = 0.0
+
+
+class UnitReader:
+    """Reads what the windows over a unit's blocks see; may be called from several threads."""
+
+    def __init__(self, settings: SegmenterSettings) -> None:
+        self._settings = settings
+        self._recipe = Recipe(settings.bands, settings.series.composite, settings.dilate)
+        self._readers: OrderedDict[str, BlockReader] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def read(self, unit: Unit, box: PixelBox) -> Block:
+        """Return the pixels that the windows over `box` see."""
+        return self._reader(unit).read(self.outer(box))
+
+    def outer(self, box: PixelBox) -> PixelBox:
+        """Return where these pixels lie."""
+        top, bottom = padded_span(box.top, box.bottom, self._settings.window, self._settings.stride)
+        left, right = padded_span(box.left, box.right, self._settings.window, self._settings.stride)
+        return PixelBox(top, left, bottom, right)
+
+    def forget(self) -> None:
+        """Let go of open scenes and what is kept of them."""
+        with self._lock:
+            self._readers.clear()
+
+    def _reader(self, unit: Unit) -> BlockReader:
+        """Return the reader of the tile's scenes; a few are kept, for opening scenes costs more than keeping them."""
+        with self._lock:
+            reader = self._readers.get(unit.fingerprint)
+            if reader is None:
+                reader = BlockReader(self._settings.series.grid, unit.scenes, self._recipe)
+                self._readers[unit.fingerprint] = reader
+                if len(self._readers) > READERS_KEPT:
+                    self._readers.popitem(last=False)
+            self._readers.move_to_end(unit.fingerprint)
+            return reader
+
+
+@dataclass(frozen=True)
+class ReadUnit:
+    """The blocks of a unit, read elsewhere; or why they could not be."""
+
+    blocks: tuple[Block, ...] = ()
+    error: str = ""
+    failure: Failure = Failure.ERROR
+    seconds: float = 0.0
+
+
+def read_unit(settings: SegmenterSettings, unit: Unit) -> ReadUnit:
+    """Return the blocks of `unit`; an exception comes back as `ReadUnit.error`."""
+    started = time.perf_counter()
+    reader = UnitReader(settings)
+    try:
+        return ReadUnit(tuple(reader.read(unit, box) for box in unit.boxes), seconds=time.perf_counter() - started)
+    except Exception as error:
+        log.exception("%s", unit)
+        return ReadUnit(error=reason(error), failure=failure_of(error), seconds=time.perf_counter() - started)
 
 
 class Segmenter:
@@ -103,12 +181,12 @@ class Segmenter:
         """Load the model; raises RunInterrupted where the files are not those of the series."""
         torch.set_num_threads(settings.threads)
         self._settings = settings
-        self._storage = Storage(settings.output)
+        self._storage = Storage(settings.output, settings.fence)
         spex = Spex.load(settings.model, threads=settings.threads)
         if spex.fingerprint != settings.series.model:
             raise RunInterrupted(f"the model at {settings.model} is not the one that the run was planned with; give every node the same files")
         queries = spex.resolve([as_query(entry) for entry in settings.series.classes])
-        windows = Windows(settings.window, len(settings.bands))
+        windows = Windows(settings.window, len(settings.bands), self._batch(spex, queries))
         opened = open_planner(spex, settings.bands, queries, windows, settings.runtime, settings.threads)
         self._runtime = opened.identity
         self._executor = BlockExecutor(
@@ -121,11 +199,16 @@ class Segmenter:
             device=opened.device,
         )
         self._codes = _code_table([entry.code for entry in settings.series.classes])
-        self._recipe = Recipe(settings.bands, settings.series.composite, settings.dilate)
-        self._readers: OrderedDict[str, BlockReader] = OrderedDict()
+        self._reader = UnitReader(settings)
         self._areas = PixelAreas(settings.series.grid)
-        self._reader_lock = threading.Lock()
-        self._device = threading.Lock()
+
+    def _batch(self, spex: Spex, queries: tuple[ClassQuery, ...]) -> int:
+        """Return the batch of the run where it counts for this device, else what fits beside a block."""
+        settings = self._settings
+        if settings.batch is not None and settings.batch_device in ("", _device()):
+            return settings.batch
+        top, bottom = padded_span(0, settings.block, settings.window, settings.stride)
+        return calibrated_batch(spex, settings.bands, queries, settings.window, settings.stride, bottom - top)
 
     def identity(self) -> dict[str, Any]:
         """Return the numerical identity: within one, the same plan gives the same bytes."""
@@ -135,18 +218,31 @@ class Segmenter:
             "numpy": np.__version__,
             "rasterio": version("rasterio"),
             "spexmap": version("spexmap"),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+            "device": _device(),
             "batch": [self._executor.batch, len(self._settings.bands), self._settings.window, self._settings.window],
             "threads": self._settings.threads,
         }
 
-    def run(self, unit: Unit) -> UnitOutcome:
-        """Read, segment and stage the blocks of `unit`; an exception comes back as `UnitOutcome.error`."""
-        read_seconds = segment_seconds = 0.0
+    def run(self, unit: Unit, read: ReadUnit | None = None) -> UnitOutcome:
+        """Segment and stage the blocks of `unit`, which were read elsewhere or are read here; an exception comes back as `UnitOutcome.error`.
+
+        Where memory runs out, what is kept is let go and the unit is tried once more.
+        """
+        outcome = self._attempt(unit, read)
+        if outcome.failure is Failure.MEMORY:
+            log.warning("%s: %s; trying again with empty caches", unit, outcome.error)
+            self._clear()
+            outcome = self._attempt(unit, read)
+        return outcome
+
+    def _attempt(self, unit: Unit, read: ReadUnit | None) -> UnitOutcome:
+        if read is not None and read.error:
+            return UnitOutcome(unit, error=read.error, failure=read.failure, read_seconds=read.seconds)
+        read_seconds, segment_seconds = 0.0 if read is None else read.seconds, 0.0
         try:
-            for box in unit.boxes:
+            for place, box in enumerate(unit.boxes):
                 started = time.perf_counter()
-                block = self._reader(unit).read(self._read_box(box))
+                block = self._reader.read(unit, box) if read is None else read.blocks[place]
                 read_seconds += time.perf_counter() - started
                 if block.failures:
                     return UnitOutcome(unit, failures=tuple(block.failures), read_seconds=read_seconds, segment_seconds=segment_seconds)
@@ -155,19 +251,26 @@ class Segmenter:
                 segment_seconds += time.perf_counter() - started
         except Exception as error:
             log.exception("%s", unit)
-            return UnitOutcome(unit, error=f"{type(error).__name__}: {error}", read_seconds=read_seconds, segment_seconds=segment_seconds)
+            kind = failure_of(error)
+            words = reason(error) + (f"; {self._advice()}" if kind is Failure.MEMORY else "")
+            return UnitOutcome(unit, error=words, failure=kind, read_seconds=read_seconds, segment_seconds=segment_seconds)
         return UnitOutcome(unit, read_seconds=read_seconds, segment_seconds=segment_seconds)
 
-    def _read_box(self, box: PixelBox) -> PixelBox:
-        """Return the pixels that the windows over `box` see."""
-        top, bottom = padded_span(box.top, box.bottom, self._settings.window, self._settings.stride)
-        left, right = padded_span(box.left, box.right, self._settings.window, self._settings.stride)
-        return PixelBox(top, left, bottom, right)
+    def _clear(self) -> None:
+        """Let go of all memory that is kept for speed alone."""
+        self._reader.forget()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _advice(self) -> str:
+        """Return which setting to lower."""
+        block, batch = self._settings.block, self._executor.batch
+        return f"give the run a smaller --block ({block} pixels now), " + (f"or --batch ({batch} windows now)" if batch > 1 else "or fewer --workers")
 
     def _segment(self, unit: Unit, box: PixelBox, block: Block) -> StagedBlock:
-        outer = self._read_box(box)
-        with self._device:
-            planes = self._executor.segment(block.numbers, outer.top, outer.left, (box.top, box.left, box.bottom, box.right))
+        outer = self._reader.outer(box)
+        planes = self._executor.segment(block.numbers, outer.top, outer.left, (box.top, box.left, box.bottom, box.right))
         inner = box.within(outer)
         clipped = self._clip(unit, box, planes, block, inner)
         seconds = {"runner_up": self._codes[planes.runner_up], "margin": planes.margin} if self._executor.n_classes > 1 else {}
@@ -194,18 +297,6 @@ class Segmenter:
             status = np.where(covered & (status > 0), READ_FAILED, status).astype(np.uint8)
         return status
 
-    def _reader(self, unit: Unit) -> BlockReader:
-        """Return the reader of the tile's scenes; a few are kept, for opening scenes costs more than keeping them."""
-        with self._reader_lock:
-            reader = self._readers.get(unit.fingerprint)
-            if reader is None:
-                reader = BlockReader(self._settings.series.grid, unit.scenes, self._recipe)
-                self._readers[unit.fingerprint] = reader
-                if len(self._readers) > READERS_KEPT:
-                    self._readers.popitem(last=False)
-            self._readers.move_to_end(unit.fingerprint)
-            return reader
-
 
 def as_query(entry: MapClass) -> ClassQuery:
     """Return a class of the map as the model is asked for it."""
@@ -218,6 +309,11 @@ def _code_table(codes: list[int]) -> NDArray[np.uint8]:
     table[1 : len(codes) + 1] = codes
     table[255] = OTHER
     return table
+
+
+def _device() -> str:
+    """Return the model name of the device that computes here."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
 
 
 def _processor() -> str:

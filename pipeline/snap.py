@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
-import rasterio
 import shapely
 from affine import Affine
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from odc.geo import CRS
 from pyproj import CRS as ProjCRS
 from pyproj import Geod, Transformer
 from pyproj.exceptions import CRSError
+from rasterio.errors import RasterioError
 from rasterio.features import geometry_mask
 from shapely.affinity import translate
 from shapely.geometry import box as rectangle
@@ -24,12 +25,17 @@ from shapely.geometry.base import BaseGeometry
 from pipeline.errors import GridError
 from pipeline.grid import Grid, PixelBox
 from pipeline.region import Region
+from stac.documents import failure, public
+from stac.probe import look_at
 from stac.scenes import BandSource
-from stac.signing import gdal_path
 
 MOST_TILES = 1_000_000
 """More tiles than this are refused: the tile side is too small for the region."""
 
+_FEW_PIXELS = 4096
+"""A box of more pixels than this is not asked whether any has its centre in the region."""
+_TRIED = 8
+"""Scenes whose files are opened, one after another, until one tells the grid's phase."""
 _MASK_CELL, _MASK_GROUP = 1024, 16384
 _SNAP = 1e-3
 """Part of a pixel that a bound may reach into it and not count: it cannot hold the pixel's centre."""
@@ -59,10 +65,11 @@ AssetGridOf = Callable[[BandSource], AssetGrid]
 def open_asset_grid(band: BandSource) -> AssetGrid:
     """Return the grid of the file that `band` lies in, read from its header; raises GridError if it cannot be opened."""
     try:
-        with rasterio.open(gdal_path(band.href)) as dataset:
-            return AssetGrid(dataset.crs.to_wkt() if dataset.crs else "", dataset.transform)
-    except OSError as error:
-        raise GridError(f"{band.href} cannot be opened to learn its pixel grid ({error}); mend the catalog or set grid.origin to [x, y]") from error
+        return look_at(band.href, lambda dataset: AssetGrid(dataset.crs.to_wkt() if dataset.crs else "", dataset.transform))
+    except (OSError, RasterioError) as error:
+        raise GridError(
+            f"{public(band.href)} cannot be opened to learn its pixel grid ({failure(error)}); mend the catalog or set grid.origin to [x, y]"
+        ) from error
 
 
 def resolve_crs(text: str, region: Region, frozen: str | None = None) -> str:
@@ -158,6 +165,17 @@ def pixel_phase(band: BandSource, crs: str, resolution: float, asset_grid_of: As
     return _modulo(asset.transform.c, resolution), _modulo(asset.transform.f, resolution)
 
 
+def first_phase(bands: Iterable[BandSource], crs: str, resolution: float, asset_grid_of: AssetGridOf) -> tuple[float, float]:
+    """Return the pixel phase of the first of `bands` whose file can be opened; raises GridError where none of the first eight can."""
+    problems: list[GridError] = []
+    for band in islice(bands, _TRIED):
+        try:
+            return pixel_phase(band, crs, resolution, asset_grid_of)
+        except GridError as error:
+            problems.append(error)
+    raise problems[0]
+
+
 def _modulo(value: float, resolution: float) -> float:
     """Return `value` modulo `resolution`; what is within a thousandth of a pixel of a corner is that corner."""
     steps = value / resolution
@@ -200,6 +218,15 @@ def snapped_box(grid: Grid, region: Region) -> PixelBox:
     left, right = _span((west - grid.origin[0]) / grid.resolution, (east - grid.origin[0]) / grid.resolution)
     top, bottom = _span((grid.origin[1] - north) / grid.resolution, (grid.origin[1] - south) / grid.resolution)
     return PixelBox(top, left, bottom, right)
+
+
+def check_holds_pixels(grid: Grid, region: Region) -> None:
+    """Raise GridError where a small region lies between the centres of all pixels."""
+    outer = snapped_box(grid, region)
+    if outer.shape[0] * outer.shape[1] <= _FEW_PIXELS and not region_mask(grid, outer, region).any():
+        raise GridError(
+            f"grid.resolution: no pixel of {grid.resolution:g} has its centre in the region, so there is nothing to map; choose a finer one"
+        )
 
 
 def _span(first: float, last: float) -> tuple[int, int]:

@@ -5,17 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import JobError, RunInterrupted
+from pipeline.faults import ArrivedShort, carries_password, is_condition_unknown, reason, retried, s3_options, shown_url
+from spexmap import SpexmapError
+
+T = TypeVar("T")
 
 WORK = ".work"
 """Folder of everything that is not published: staged blocks, the lease, files that are being written."""
+
+
+class Fence(Protocol):
+    """Says whether this process may still write; it travels to other processes with the storage."""
+
+    def check(self) -> None:
+        """Raise `LeaseLost` where another run holds the output by now."""
 
 
 @dataclass(frozen=True)
@@ -23,44 +35,61 @@ class Storage:
     """A folder (local path or any fsspec URL); every path given to a method is relative to it, with forward slashes.
 
     A write is atomic: readers see the old bytes or the new ones, never a part. Locally that is a temporary file under
-    ``.work``, flushed and renamed; object stores make an object visible only when it is complete.
+    ``.work``, flushed and renamed; object stores make an object visible only when it is complete. What an object store or the way to it does
+    wrong for a while is tried again, see `pipeline.faults`.
     """
 
     root: str
+    fence: Fence | None = None
+    """Asked before every write and delete."""
 
     @property
     def fs(self) -> Any:
         """The fsspec file system (fsspec keeps one instance per process and protocol)."""
-        return fsspec.core.url_to_fs(self.root)[0]
+        if not self.root.startswith(("s3://", "s3a://")):
+            return fsspec.core.url_to_fs(self.root)[0]
+        fs = fsspec.core.url_to_fs(self.root, **s3_options(fsspec.config.conf.get("s3", {})))[0]
+        # Its own repetitions would multiply with botocore's and with ours: five time-outs in the place of one.
+        fs.retries = 1
+        return fs
 
     @property
     def is_local(self) -> bool:
         """Whether the folder lies on this machine's own file system."""
         return isinstance(self.fs, LocalFileSystem)
 
+    @property
+    def shown(self) -> str:
+        """The folder as it may be printed: without user name, password and query."""
+        return shown_url(self.root)
+
     def url(self, path: str = "") -> str:
         """Return `path` as a local path or full URL: what a person, rasterio or another fsspec user opens."""
         base = str(fsspec.core.url_to_fs(self.root)[1]) if self.is_local else self.root.rstrip("/")
         return f"{base}/{path}" if path else base
 
+    def check_fence(self) -> None:
+        """Raise `LeaseLost` where this process may write no more."""
+        if self.fence is not None:
+            self.fence.check()
+
     def exists(self, path: str) -> bool:
         """Return whether a file or folder lies at `path`."""
-        self.fs.invalidate_cache()
-        return bool(self.fs.exists(self.url(path)))
+        return self._asked("look for", path, lambda: self._exists(path))
 
     def size(self, path: str) -> int:
         """Return the size in bytes of the file at `path`; FileNotFoundError where there is none."""
-        self.fs.invalidate_cache()
-        return int(self.fs.size(self.url(path)))
+        return self._asked("look at", path, lambda: self._size(path))
 
     def read_bytes(self, path: str) -> bytes:
         """Return the whole file at `path`; FileNotFoundError where there is none."""
-        return bytes(self.fs.cat_file(self.url(path)))
+        return self._asked("read", path, lambda: self._cat(path))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write `data` as the file at `path`, whole or not at all, replacing what is there."""
+        self.check_fence()
         if not self.is_local:
-            self.fs.pipe_file(self.url(path), data)
+            self._asked("write", path, lambda: self._pipe(path, data))
             return
         temporary = self._temporary(path)
         with temporary.open("wb") as file:
@@ -72,10 +101,12 @@ class Storage:
     def create_bytes(self, path: str, data: bytes) -> bool:
         """Write `data` at `path` only if nothing is there; return whether it was written.
 
-        Of several that try at once one wins, where the store has conditional writes.
+        Of several that try at once one wins, where the store has conditional writes (see `refuses_overwriting`). False may also mean that the
+        answer to a write of ours was lost: read what is there where that matters.
         """
+        self.check_fence()
         if not self.is_local:
-            return self._create_object(path, data)
+            return not self.exists(path) and self._create_object(path, data)
         temporary = self._temporary(path)
         temporary.write_bytes(data)
         try:
@@ -86,43 +117,100 @@ class Storage:
             temporary.unlink()
         return True
 
+    def refuses_overwriting(self, path: str, data: bytes) -> bool:
+        """Return whether the store has conditional writes, by trying one on the file that is at `path` and holds `data`."""
+        return self.is_local or not self._create_object(path, data)
+
     def _create_object(self, path: str, data: bytes) -> bool:
-        if self.exists(path):
-            return False
         try:
-            self.fs.pipe_file(self.url(path), data, mode="create")
+            self._asked("create", path, lambda: self.fs.pipe_file(self.url(path), data, mode="create"))
         except FileExistsError:
             return False
+        except OSError as error:
+            if not is_condition_unknown(error):
+                raise
+            self._asked("write", path, lambda: self._pipe(path, data))
         return True
 
     def put_file(self, local: Path, path: str) -> None:
         """Copy the file `local` to `path`, whole or not at all, and check that it arrived with its full size."""
-        if self.is_local:
-            temporary = self._temporary(path)
-            LocalFileSystem().put_file(str(local), str(temporary))
-            temporary.replace(self.url(path))
-        else:
-            self.fs.put_file(str(local), self.url(path))
+        self.check_fence()
+        if not self.is_local:
+            self._asked("write", path, lambda: self._put(local, path))
+            return
+        temporary = self._temporary(path)
+        LocalFileSystem().put_file(str(local), str(temporary))
+        temporary.replace(self.url(path))
         arrived, sent = self.size(path), local.stat().st_size
         if arrived != sent:
             raise RunInterrupted(f"{self.url(path)}: {arrived} of {sent} bytes arrived; run the same command again")
 
-    def find(self, prefix: str = "") -> list[str]:
-        """Return all files below the folder `prefix`, relative to the root, sorted; empty where there is no such folder."""
+    def get_file(self, path: str, local: Path) -> None:
+        """Copy the file at `path` to `local`; FileNotFoundError where there is none."""
+        self._asked("read", path, lambda: self.fs.get_file(self.url(path), str(local)))
+
+    def _asked(self, verb: str, path: str, action: Callable[[], T]) -> T:
+        """Return what the store answers, asked again while it has passing trouble; a local disk is asked once."""
+        return action() if self.is_local else retried(f"{verb} {self.shown.rstrip('/')}/{path}", action)
+
+    def _cat(self, path: str) -> bytes:
+        # A listing that was kept would hide what another process has written since, such as a lease.
         self.fs.invalidate_cache()
-        base = self.fs._strip_protocol(self.url())
+        return bytes(self.fs.cat_file(self.url(path)))
+
+    def _exists(self, path: str) -> bool:
+        self.fs.invalidate_cache()
+        return bool(self.fs.exists(self.url(path)))
+
+    def _size(self, path: str) -> int:
+        self.fs.invalidate_cache()
+        return int(self.fs.size(self.url(path)))
+
+    def _pipe(self, path: str, data: bytes) -> None:
+        self.fs.pipe_file(self.url(path), data)
+        self._check_size(path, len(data))
+
+    def _put(self, local: Path, path: str) -> None:
+        self.fs.put_file(str(local), self.url(path))
+        self._check_size(path, local.stat().st_size)
+
+    def _check_size(self, path: str, sent: int) -> None:
+        arrived = self._size(path)
+        if arrived != sent:
+            raise ArrivedShort(f"{arrived} of {sent} bytes arrived")
+
+    def _remove(self, path: str) -> None:
+        """Remove an object or all below it, and look again: s3fs says nothing of objects that a bulk delete left."""
         try:
-            found = self.fs.find(self.url(prefix))
+            if self._exists(path):
+                self.fs.rm(self.url(path), recursive=True)
+        except FileNotFoundError:
+            return
+        if self._exists(path):
+            raise ArrivedShort("it is still there after deleting it")
+
+    def _listed(self, prefix: str) -> list[str]:
+        self.fs.invalidate_cache()
+        try:
+            return list(self.fs.find(self.url(prefix)))
         except FileNotFoundError:
             return []
+
+    def find(self, prefix: str = "") -> list[str]:
+        """Return all files below the folder `prefix`, relative to the root, sorted; empty where there is no such folder."""
+        base = self.fs._strip_protocol(self.url())
+        found = self._asked("list", prefix, lambda: self._listed(prefix))
         return sorted(name[len(base) :].lstrip("/") for name in found)
 
     def delete(self, path: str) -> None:
         """Delete the file or folder at `path`, and the local folders below the root that this leaves empty; nothing there is no error."""
+        self.check_fence()
+        if not self.is_local:
+            self._asked("delete", path, lambda: self._remove(path))
+            return
         if self.exists(path):
             self.fs.rm(self.url(path), recursive=True)
-        if self.is_local:
-            self._remove_empty_folders(Path(path).parent)
+        self._remove_empty_folders(Path(path).parent)
 
     def _remove_empty_folders(self, folder: Path) -> None:
         for each in (folder, *folder.parents):
@@ -134,15 +222,19 @@ class Storage:
                 return
 
     def check_writable(self) -> None:
-        """Raise JobError where the folder cannot be written, leaving nothing behind."""
+        """Raise JobError where the folder cannot be written or its URL carries a password, leaving nothing behind."""
+        if carries_password(self.root):
+            raise JobError(
+                f"output {self.shown} carries a password, which would stand in what a run writes; give it in the environment or in fsspec's settings"
+            )
         try:
             if self.is_local:
                 self._check_local_folder()
             else:
                 self._check_object_store()
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise JobError(f"output {self.root} cannot be written ({reason}); name a folder or bucket that you may write to") from error
+            said = str(error) if isinstance(error, SpexmapError) else reason(error)
+            raise JobError(f"output {self.shown} cannot be written ({said}); name a folder or bucket that you may write to") from error
 
     def _check_local_folder(self) -> None:
         folder = Path(self.url()).absolute()

@@ -252,7 +252,7 @@ class _Walk:
         with TemporaryDirectory(prefix="spexmap-validate-") as folder:
             local = {key: str(Path(folder) / Path(target).name) for key, target in targets.items()}
             for key, target in targets.items():
-                self._storage.fs.get_file(self._storage.url(target), local[key])
+                self._storage.get_file(target, Path(local[key]))
             yield local
 
     def _vrts(self, items: Mapping[str, Mapping[str, Any]]) -> None:

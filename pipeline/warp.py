@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil, floor, hypot, inf, isfinite
 from typing import Any
+from uuid import uuid4
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 import numpy as np
@@ -30,6 +31,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from pipeline.grid import Grid, PixelBox
+from stac.probe import driver_of
 
 CELL = 256
 """Side of a warped cell: the smaller, the less is computed beyond a box; below this the set-up of a warp shows."""
@@ -54,6 +56,8 @@ class Layout:
     """The file's CRS as WKT."""
     dtype: str
     nodata: float | None
+    fill: float | None
+    """Another number that the file itself calls no data; None where there is none."""
     corner: tuple[int, int] | None
     """Global row and column of the first pixel where the pixels lie on the grid; None where they must be warped."""
     scale: tuple[float, float]
@@ -80,20 +84,23 @@ def lay_out(path: str, index: int, grid: Grid, nodata: float | None, exact: bool
         It has no georeference, or lies where the grid's CRS does not reach.
     """
     level = -1
-    with rasterio.open(path) as dataset:
-        if dataset.crs is None:
-            raise ValueError("the file has no coordinate reference system")
+    with _opened(path, level) as dataset:
+        _check_header(dataset, index)
         if not exact:
             level = _overview(dataset.overviews(index), max(_scale(dataset, grid)))
     with _opened(path, level) as dataset:
         corner, dtype = _corner(dataset, grid), dataset.dtypes[index - 1]
+        own = _representable(dataset.nodatavals[index - 1], dtype)
+        missing = _representable(nodata, dtype)
+        missing = own if missing is None else missing
         return Layout(
             level=level,
             shape=dataset.shape,
             transform=dataset.transform,
             crs=dataset.crs.to_wkt(),
             dtype=dtype,
-            nodata=_representable(dataset.nodata if nodata is None else nodata, dtype),
+            nodata=missing,
+            fill=None if own == missing or own != own else own,
             corner=corner,
             scale=_scale(dataset, grid),
             extent=_extent(dataset, grid) if corner is None else _at(corner, dataset.shape),
@@ -138,7 +145,18 @@ def _any(wanted: NDArray[np.bool_] | None, box: PixelBox, part: PixelBox) -> boo
 
 
 def _opened(path: str, level: int) -> Any:
-    return rasterio.open(path) if level < 0 else rasterio.open(path, overview_level=level)
+    options = {} if level < 0 else {"overview_level": level}
+    return rasterio.open(path, driver=driver_of(path), **options)
+
+
+def _check_header(dataset: Any, index: int) -> None:
+    if dataset.crs is None:
+        raise ValueError("the file has no coordinate reference system")
+    if not 1 <= index <= dataset.count:
+        raise ValueError(f"the file has {dataset.count} bands, and band {index} is asked of it")
+    kind = dataset.dtypes[index - 1]
+    if kind.startswith("complex"):
+        raise ValueError(f"its numbers are {kind}")
 
 
 def _at(corner: tuple[int, int], shape: tuple[int, int]) -> PixelBox:
@@ -160,8 +178,9 @@ def _windows(bands: Sequence[Band], layout: Layout, parts: Sequence[PixelBox]) -
             numbers = np.empty((len(bands), height, width), np.float32)
             for plane, (dataset, index) in zip(numbers, opened, strict=True):
                 dataset.read(index, window=window, out=plane)
-            if layout.nodata is not None:
-                numbers[numbers == np.float32(layout.nodata)] = np.nan
+            for missing in (layout.nodata, layout.fill):
+                if missing is not None:
+                    numbers[numbers == np.float32(missing)] = np.nan
             yield part, numbers
 
 
@@ -195,18 +214,29 @@ def _warps(bands: Sequence[Band], layout: Layout, grid: Grid, cells: Sequence[Pi
 def _stacked(bands: Sequence[Band], layout: Layout) -> str:
     """Return a virtual file of the bands, so that one projection of a cell serves them all; most of a warp's time goes there.
 
-    Sources say nothing of their size: GDAL then opens them with the virtual file, on handles that no one else has.
+    Sources say nothing of their size: GDAL then opens them with the virtual file, on handles that no one else has. Each also gets an option that no
+    other virtual file has: GDAL's pool of handles remembers one that it failed to open, by name, options and the address of the virtual file, and
+    gives a later one at that address no pixels and no error.
     """
+    once = uuid4().hex
     dtype = _gdal_typename(layout.dtype)
     root = Element("VRTDataset", rasterXSize=str(layout.shape[1]), rasterYSize=str(layout.shape[0]))
     SubElement(root, "SRS").text = layout.crs
     SubElement(root, "GeoTransform").text = ", ".join(repr(float(number)) for number in layout.transform.to_gdal())
     for number, (path, index) in enumerate(bands, start=1):
-        source = SubElement(SubElement(root, "VRTRasterBand", dataType=dtype, band=str(number)), "SimpleSource")
+        band = SubElement(root, "VRTRasterBand", dataType=dtype, band=str(number))
+        if layout.fill is not None:
+            # What the file calls no data stays what the virtual file begins with: the number that the warp leaves out.
+            SubElement(band, "NoDataValue").text = repr(layout.nodata)
+        source = SubElement(band, "SimpleSource" if layout.fill is None else "ComplexSource")
         SubElement(source, "SourceFilename", relativeToVRT="0", shared="0").text = path
+        options = SubElement(source, "OpenOptions")
+        SubElement(options, "OOI", key="@OPENED").text = once
         if layout.level >= 0:
-            SubElement(SubElement(source, "OpenOptions"), "OOI", key="OVERVIEW_LEVEL").text = str(layout.level)
+            SubElement(options, "OOI", key="OVERVIEW_LEVEL").text = str(layout.level)
         SubElement(source, "SourceBand").text = str(index)
+        if layout.fill is not None:
+            SubElement(source, "NODATA").text = repr(layout.fill)
     return tostring(root, encoding="unicode")
 
 
@@ -219,6 +249,12 @@ def _kernel_scale(scale: float) -> str:
 def grid_crs(crs: str) -> CRS:
     """Return rasterio's form of a grid's CRS."""
     return CRS.from_wkt(GridCRS(crs).to_wkt())
+
+
+@lru_cache(maxsize=64)
+def same_crs(one: str, other: str) -> bool:
+    """Return whether two CRSs, as WKT, are the same one."""
+    return one == other or bool(CRS.from_wkt(one) == CRS.from_wkt(other))
 
 
 def _overview(factors: list[int], scale: float) -> int:
@@ -251,7 +287,9 @@ def _corner(dataset: Any, grid: Grid) -> tuple[int, int] | None:
 
 
 def _extent(dataset: Any, grid: Grid) -> PixelBox:
-    west, south, east, north = transform_bounds(dataset.crs, grid_crs(grid.crs), *dataset.bounds, densify_pts=101)
+    # A file that is stored south up has its bottom above its top.
+    (left, right), (bottom, top) = sorted(dataset.bounds[::2]), sorted(dataset.bounds[1::2])
+    west, south, east, north = transform_bounds(dataset.crs, grid_crs(grid.crs), left, bottom, right, top, densify_pts=101)
     left, top = ~grid.transform * (west, north)
     right, bottom = ~grid.transform * (east, south)
     if not (all(abs(edge) < inf for edge in (left, top, right, bottom)) and west < east):

@@ -48,6 +48,7 @@ def _lines(root: Node | None, name: str) -> dict[Path, int]:
     while waiting:
         path, node = waiting.pop()
         lines.setdefault(path, node.start_mark.line + 1)
+        _check_text(path, node, name)
         if id(node) in seen or isinstance(node, ScalarNode):
             continue
         seen.add(id(node))
@@ -59,6 +60,14 @@ def _lines(root: Node | None, name: str) -> dict[Path, int]:
         elif isinstance(node, SequenceNode):
             waiting += [((*path, index), value) for index, value in enumerate(node.value)]
     return lines
+
+
+def _check_text(path: Path, node: Node, name: str) -> None:
+    keys = [key for key, _ in node.value] if isinstance(node, MappingNode) else []
+    for scalar in (node, *keys):
+        if isinstance(scalar, ScalarNode) and any("\ud800" <= letter <= "\udfff" for letter in scalar.value):
+            where = f"{name} line {scalar.start_mark.line + 1}: {'.'.join(map(str, path))}"
+            raise JobError(f"{where}: this is not text, it has half a character (\\uD800 to \\uDFFF)")
 
 
 def _check_unique(path: Path, node: MappingNode, name: str) -> None:

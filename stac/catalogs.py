@@ -23,7 +23,7 @@ from shapely.geometry import MultiPolygon, mapping
 from shapely.geometry.base import BaseGeometry
 
 from stac.documents import TIMEOUT, Documents, absolute, failure, is_http, is_url, local_path, public
-from stac.errors import CatalogError, UnknownCollection
+from stac.errors import CatalogError, CatalogMissing, CatalogNotJson, UnknownCollection
 from stac.geoparquet import geoparquet_items
 from stac.items import self_href
 from stac.query import Query
@@ -35,6 +35,11 @@ MOST_DOCUMENTS = 1_000_000
 MOST_VERTICES = 500
 """Vertices beyond which an API is asked about the region's hull: long request bodies are refused by some."""
 _READERS = 8
+_DEEPEST = 64
+"""Levels of children beyond which a static catalog is taken to have no end."""
+_STALE_PAGES = 3
+"""Pages that hold nothing but items of earlier pages, one after another, at which a search is taken to have no end."""
+_STATIC = ("Catalog", "Collection")
 _PARQUET = (".parquet", ".geoparquet")
 
 
@@ -47,6 +52,8 @@ class Found:
     """Path or URL against which its relative hrefs stand."""
     href: str | None
     """The item's own document, None where it has none."""
+    problem: str = ""
+    """Why there is no document to use, where the catalog names an item that is not there or is none."""
 
 
 def find_items(query: Query) -> Iterator[Found]:
@@ -59,17 +66,17 @@ def find_items(query: Query) -> Iterator[Found]:
     UnknownCollection
         It does not hold the collection.
     """
-    documents = Documents(query.catalog, query.headers)
     location = _location(query.catalog)
+    documents = Documents(query.catalog, query.headers)
     if location.lower().endswith(_PARQUET):
         yield from _of_collection(_parquet(documents, location), query)
         return
     root = documents.json(location)
-    if isinstance(root, list) or root.get("type") in ("FeatureCollection", "Feature"):
+    if isinstance(root, list) or (isinstance(root, Mapping) and root.get("type") in ("FeatureCollection", "Feature")):
         yield from _of_collection(_members(root, location), query)
-    elif is_http(location) and _search_link(root):
+    elif isinstance(root, Mapping) and is_http(location) and _search_link(root):
         yield from _search(documents, root, location, query)
-    elif isinstance(root.get("links"), list) and ("stac_version" in root or root.get("type") in ("Catalog", "Collection")):
+    elif isinstance(root, Mapping) and isinstance(root.get("links"), list) and ("stac_version" in root or root.get("type") in _STATIC):
         yield from _StaticCatalog(documents, query.collection).items(root, location)
     else:
         raise CatalogError(f"{public(location)} is neither a STAC API, a STAC catalog nor an item collection")
@@ -79,7 +86,10 @@ def _location(catalog: str) -> str:
     """Return the catalog's document: a folder stands for the catalog.json or collection.json in it."""
     if is_url(catalog):
         return catalog
-    path = Path(local_path(catalog)).resolve()
+    try:
+        path = Path(local_path(catalog)).resolve()
+    except ValueError as error:
+        raise CatalogError(f"{catalog!r} is neither a path nor a URL: {error}") from None
     if path.is_dir():
         path = next((path / name for name in ("catalog.json", "collection.json") if (path / name).is_file()), path / "catalog.json")
     if not path.is_file():
@@ -98,10 +108,14 @@ def _parquet(documents: Documents, location: str) -> Iterator[Found]:
 
 def _members(root: Any, location: str) -> Iterator[Found]:
     listed = root if isinstance(root, list) else root.get("features", [root])
-    yield from (_member(document, location) for document in listed if isinstance(document, Mapping))
+    if not isinstance(listed, list):
+        raise CatalogError(f"{public(location)} is not an item collection: its features are not a list")
+    yield from (_member(document, location) for document in listed)
 
 
-def _member(document: Mapping[str, Any], location: str) -> Found:
+def _member(document: Any, location: str) -> Found:
+    if not isinstance(document, Mapping):
+        return Found({}, location, None, f"{public(location)} has it as {type(document).__name__}, not as an item")
     own = self_href(document)
     return Found(document, own or location, own)
 
@@ -112,15 +126,16 @@ def _of_collection(found: Iterable[Found], query: Query) -> Iterator[Found]:
         yield from found
         return
     others: set[str] = set()
-    any_found = False
+    any_found = any_member = False
     for member in found:
+        any_member = True
         name = member.document.get("collection")
-        if name == query.collection:
+        if name == query.collection or member.problem:
             any_found = True
             yield member
         elif isinstance(name, str):
             others.add(name)
-    if not any_found:
+    if any_member and not any_found:
         raise unknown_collection(query.collection, others, query.catalog)
 
 
@@ -148,11 +163,15 @@ class _StaticCatalog:
         """Yield the items under a catalog or collection document."""
         self._seen.add(location)
         level: list[tuple[Mapping[str, Any], str, str | None]] = [(root, location, None)]
+        depth = 0
         while level:
+            depth += 1
+            if depth > _DEEPEST:
+                raise CatalogError(f"{public(location)} does not end: {public(level[0][1])} lies more than {_DEEPEST} levels below it")
             children: list[tuple[str, str | None]] = []
             members: list[tuple[str, str | None]] = []
             for document, href, inherited in level:
-                name = document.get("id") if document.get("type") == "Collection" or "extent" in document else inherited
+                name = str(document.get("id")) if document.get("type") == "Collection" or "extent" in document else inherited
                 self._note(document, href, name)
                 children += ((child, name) for child in self._links(document, href, "child"))
                 if self._wanted in (None, name) or name is None:
@@ -165,15 +184,15 @@ class _StaticCatalog:
     def _note(self, document: Mapping[str, Any], href: str, name: str | None) -> None:
         if name:
             self._collections.add(name)
-        relations = {link.get("rel") for link in document.get("links", ())}
+        relations = {link.get("rel") for link in links_of(document)}
         if "items" in relations and not relations & {"item", "child"}:
             raise CatalogError(f"{public(href)} is a collection of a STAC API: give the API's root as catalog and {name!r} as collection")
 
     def _links(self, document: Mapping[str, Any], base: str, relation: str) -> list[str]:
         """Return the absolute hrefs of the document's links that were not followed before."""
         fresh = []
-        for link in document.get("links", ()):
-            if link.get("rel") == relation and isinstance(link.get("href"), str):
+        for link in links_of(document):
+            if link.get("rel") == relation:
                 href = absolute(link["href"], base)
                 if href not in self._seen and (is_url(href) or not is_url(base)):
                     self._seen.add(href)
@@ -183,7 +202,10 @@ class _StaticCatalog:
         return fresh
 
     def _read_items(self, members: list[tuple[str, str | None]]) -> Iterator[Found]:
-        for (href, name), document in zip(members, self._read(h for h, _ in members), strict=True):
+        for (href, name), document in zip(members, self._read((h for h, _ in members), self._item), strict=True):
+            if isinstance(document, Found):
+                yield document
+                continue
             if name and not document.get("collection"):
                 document = {**document, "collection": name}
             belongs = document.get("collection")
@@ -192,14 +214,22 @@ class _StaticCatalog:
             if self._wanted in (None, belongs):
                 yield Found(document, href, self_href(document) or href)
 
-    def _read(self, hrefs: Iterable[str]) -> Iterator[Any]:
-        """Yield the documents at `hrefs` in their order; remote ones are read several at a time."""
-        listed = list(hrefs)
+    def _read(self, hrefs: Iterable[str], read: Callable[[str], Any] | None = None) -> Iterator[Any]:
+        """Yield what `read` (by default `_object`) makes of `hrefs` in their order; remote ones are read several at a time."""
+        listed, read = list(hrefs), read or self._object
         if not any(is_url(href) for href in listed):
-            yield from map(self._object, listed)
+            yield from map(read, listed)
             return
         with ThreadPoolExecutor(_READERS) as pool:
-            yield from pool.map(self._object, listed)
+            yield from pool.map(read, listed)
+
+    def _item(self, href: str) -> Mapping[str, Any] | Found:
+        """Return an item's document; one that is not there, or is none, costs that item only."""
+        try:
+            document = self._documents.json(href)
+        except (CatalogMissing, CatalogNotJson) as error:
+            return Found({}, href, href, str(error))
+        return document if isinstance(document, Mapping) else Found({}, href, href, f"{public(href)} is not a STAC document")
 
     def _object(self, href: str) -> Mapping[str, Any]:
         document = self._documents.json(href)
@@ -213,7 +243,7 @@ class _StaticCatalog:
 
 def _search_link(root: Mapping[str, Any]) -> str | None:
     """Return where an API's landing page says that it is searched, None where it is no API."""
-    links = [link for link in root.get("links", ()) if link.get("rel") == "search" and isinstance(link.get("href"), str)]
+    links = [link for link in links_of(root) if link.get("rel") == "search"]
     posted = [link for link in links if str(link.get("method", "")).upper() == "POST"]
     return next((str(link["href"]) for link in posted or links), None)
 
@@ -225,9 +255,7 @@ def _search(documents: Documents, root: Mapping[str, Any], location: str, query:
         raise UnknownCollection(f"{public(location)} is a STAC API, so the job has to name a collection; it has {held}")
     _require_collection(documents, collections, query)
     for page in _pages(documents, absolute(str(_search_link(root)), location), query):
-        for document in page.get("features", ()):
-            own = self_href(document)
-            yield Found(document, own or location, own)
+        yield from _members(page, location)
 
 
 def _require_collection(documents: Documents, collections: str, query: Query) -> None:
@@ -244,19 +272,29 @@ def _collection_ids(documents: Documents, collections: str) -> set[str]:
     while page and page not in seen and len(seen) < 20:
         seen.add(page)
         listed = documents.json(page)
-        names |= {str(entry["id"]) for entry in listed.get("collections", ()) if "id" in entry}
+        entries = listed.get("collections") if isinstance(listed, Mapping) else None
+        if not isinstance(entries, list):
+            raise CatalogError(f"{public(page)} is not a list of collections")
+        names |= {str(entry["id"]) for entry in entries if isinstance(entry, Mapping) and "id" in entry}
         page = _link(listed, page, "next")
     return names
 
 
 def _link(document: Mapping[str, Any], base: str, relation: str) -> str | None:
-    href = next((link.get("href") for link in document.get("links", ()) if link.get("rel") == relation), None)
-    return absolute(href, base) if isinstance(href, str) else None
+    href = next((link["href"] for link in links_of(document) if link.get("rel") == relation), None)
+    return None if href is None else absolute(href, base)
+
+
+def links_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the links of a document that have an href; what else its links hold is passed over."""
+    links = document.get("links")
+    listed = links if isinstance(links, list) else []
+    return [link for link in listed if isinstance(link, Mapping) and isinstance(link.get("href"), str)]
 
 
 def _pages(documents: Documents, url: str, query: Query) -> Iterator[Mapping[str, Any]]:
     """Yield the pages of a search, asked by POST; a server that cannot is asked by GET."""
-    reader = StacApiIO(timeout=TIMEOUT, max_retries=None)
+    reader = _PageReader(url, timeout=TIMEOUT, max_retries=None)
     reader.session = documents.session
     for method in ("POST", "GET"):
         search = ItemSearch(
@@ -272,19 +310,42 @@ def _pages(documents: Documents, url: str, query: Query) -> Iterator[Mapping[str
         try:
             yield from _guarded(search.pages_as_dicts(), url)
         except APIError as error:
-            if method == "POST" and error.status_code in (404, 405, 501):
+            status = getattr(error, "status_code", None)
+            if method == "POST" and status in (404, 405, 501):
                 continue
-            raise CatalogError(f"the search at {public(url)} failed: {error.status_code or ''} {failure(error)}".strip()) from None
+            raise CatalogError(f"the search at {public(url)} failed: {status or ''} {failure(error)}".strip()) from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise CatalogError(f"the search at {public(url)} answers what is not a page of items: {failure(error)}") from None
         return
+
+
+class _PageReader(StacApiIO):
+    """Reads pages of items; what else a server answers, with whatever status, is an error and not the end of the search."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._url = url
+
+    def read_json(self, source: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return a page; raises `CatalogError` where it has no list of items."""
+        page: Any = super().read_json(source, *args, **kwargs)
+        if not isinstance(page, Mapping) or not isinstance(page.get("features"), list):
+            raise CatalogError(f"the search at {public(self._url)} answers what is not a page of items: it has no list of features")
+        return {**page, "links": [{"rel": "", **link, "href": absolute(link["href"], self._url)} for link in links_of(page)]}
 
 
 def _guarded(pages: Iterable[Mapping[str, Any]], url: str) -> Iterator[Mapping[str, Any]]:
     """Yield pages until a server's next links go round in a circle or there are too many."""
     seen: set[str] = set()
+    known: set[str] = set()
+    stale = 0
     for count, page in enumerate(pages, start=1):
         yield page
-        following = [json.dumps(link, sort_keys=True) for link in page.get("links", ()) if link.get("rel") == "next"]
-        if seen & set(following) or count >= MOST_PAGES:
+        following = [json.dumps(link, sort_keys=True) for link in links_of(page) if link.get("rel") == "next"]
+        ids = {str(document.get("id")) for document in page["features"] if isinstance(document, Mapping)}
+        stale = stale + 1 if ids <= known else 0
+        known |= ids
+        if seen & set(following) or count >= MOST_PAGES or (following and stale >= _STALE_PAGES):
             raise CatalogError(f"the search at {public(url)} does not end: page {count} leads back to a page seen before, or to too many")
         seen.update(following)
 

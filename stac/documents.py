@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import posixpath
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from urllib3.util import Retry
 
-from stac.errors import CatalogError
+from stac.errors import CatalogError, CatalogMissing, CatalogNotJson
+from stac.quiet_logs import hide_queries
 
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each read."""
 OBJECT_STORES = ("s3", "gs")
+MOST_BYTES = 2**30
+"""A packed document that grows beyond this is refused."""
 
 
 class CatalogSession(requests.Session):
@@ -45,6 +49,7 @@ class CatalogSession(requests.Session):
 
     def __init__(self, url: str, headers: Mapping[str, str] | None = None, retries: int = 6, longest_wait: int = 120) -> None:
         super().__init__()
+        hide_queries()
         self._origin = _origin(url)
         self._secrets = dict(headers or {})
         # The adapters' retries end where the body begins; a connection lost in the middle of one is asked again here.
@@ -102,9 +107,11 @@ class Documents:
         try:
             if is_http(href):
                 return self._download(href)
-            if urlsplit(href).scheme in OBJECT_STORES:
+            if scheme(href) in OBJECT_STORES:
                 return _object(href)
             return Path(local_path(href)).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise CatalogMissing(f"cannot read {public(href)}: {failure(error)}") from None
         except (OSError, ValueError) as error:
             raise CatalogError(f"cannot read {public(href)}: {failure(error)}") from None
 
@@ -118,33 +125,60 @@ class Documents:
     def json(self, href: str) -> Any:
         """Return the JSON at `href`; raises `CatalogError` where there is none."""
         try:
-            return json.loads(self.content(href))
-        except ValueError as error:
-            raise CatalogError(f"{public(href)} is not JSON: {error}") from None
+            return json.loads(unpacked(self.content(href)))
+        except (ValueError, zlib.error, EOFError) as error:
+            raise CatalogNotJson(f"{public(href)} is not JSON: {error}") from None
+        except RecursionError:
+            raise CatalogNotJson(f"{public(href)} is not JSON of a catalog: it is nested too deep") from None
 
     def _download(self, href: str) -> bytes:
         response = self.session.get(href)
+        if response.status_code in (404, 410):
+            raise FileNotFoundError(f"the server answers {response.status_code} {response.reason}")
         if response.status_code >= 400:
             raise OSError(f"the server answers {response.status_code} {response.reason}")
         return response.content
+
+
+def unpacked(content: bytes) -> bytes:
+    """Return a document's bytes without the gzip that some stores keep them in; raises ValueError where it grows beyond a gigabyte."""
+    if content[:2] != b"\x1f\x8b":
+        return content
+    stream = zlib.decompressobj(wbits=31)
+    plain = stream.decompress(content, MOST_BYTES)
+    if stream.unconsumed_tail:
+        raise ValueError(f"unpacked it is longer than {MOST_BYTES} bytes")
+    if not stream.eof:
+        raise ValueError("the gzip ends in the middle")
+    return plain
 
 
 def _object(href: str) -> bytes:
     try:
         with fsspec.open(href, "rb") as file:
             return bytes(file.read())
+    except FileNotFoundError:
+        raise
     except Exception as error:  # clients of object stores raise classes of their own, without a common root
         raise OSError(str(error) or type(error).__name__) from error
 
 
 def is_http(href: str) -> bool:
     """Return whether `href` is an http or https URL."""
-    return urlsplit(href).scheme in ("http", "https")
+    return scheme(href) in ("http", "https")
 
 
 def is_url(href: str) -> bool:
     """Return whether `href` is a URL that is not a local file."""
-    return is_http(href) or urlsplit(href).scheme in OBJECT_STORES
+    return is_http(href) or scheme(href) in OBJECT_STORES
+
+
+def scheme(href: str) -> str:
+    """Return the scheme of a URL; an empty text for a path, and for what looks like a URL and is none."""
+    try:
+        return urlsplit(href).scheme
+    except ValueError:
+        return ""
 
 
 def local_path(href: str) -> str:

@@ -7,6 +7,14 @@ class CatalogError(SpexmapError, OSError):
     """A catalog could not be read: not found, not STAC, or a server that kept failing."""
 
 
+class CatalogMissing(CatalogError):
+    """A document that a catalog names is not there: a plain no, not a server that failed."""
+
+
+class CatalogNotJson(CatalogError):
+    """A document that a catalog names is there and is not JSON."""
+
+
 class SceneRefused(SpexmapError, ValueError):
     """An item that cannot become a scene; the message says which item and why."""
 

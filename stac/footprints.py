@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import shapely
 from shapely.affinity import translate
 from shapely.geometry import MultiPolygon, Polygon, box, shape
 from shapely.geometry.base import BaseGeometry
 
 from stac.errors import SceneRefused
+
+_FARTHEST = 540.0
+"""Degrees: a ring may run on beyond 180, by a whole turn at most."""
 
 
 def footprint(geometry: Mapping[str, Any] | None) -> BaseGeometry:
@@ -28,10 +32,16 @@ def footprint(geometry: Mapping[str, Any] | None) -> BaseGeometry:
         raise SceneRefused("it has no footprint (geometry is null)")
     try:
         given = shapely.force_2d(shape(geometry))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, shapely.errors.ShapelyError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError, shapely.errors.ShapelyError) as error:
         raise SceneRefused(f"its footprint is not a GeoJSON geometry ({error})") from None
-    parts = [piece for part in _polygons(given) for piece in _split(part)]
-    whole = _areal(shapely.union_all(parts)) if parts else MultiPolygon()
+    places = shapely.get_coordinates(given)
+    if not (np.abs(places) <= _FARTHEST).all():
+        raise SceneRefused("its footprint is not on Earth: its coordinates are not degrees")
+    try:
+        parts = [piece for part in _polygons(given) for piece in _split(part)]
+        whole = _areal(shapely.union_all(parts)) if parts else MultiPolygon()
+    except (ValueError, shapely.errors.ShapelyError) as error:
+        raise SceneRefused(f"its footprint cannot be mended ({error})") from None
     if whole.is_empty or whole.area == 0:
         raise SceneRefused(f"its footprint has no area ({given.geom_type})")
     return whole

@@ -42,9 +42,12 @@ def geoparquet_items(source: str | bytes, name: str) -> Iterator[dict[str, Any]]
     missing = {"id", "geometry", "assets"} - set(table.schema_arrow.names)
     if missing:
         raise CatalogError(f"{name} does not hold STAC items: it has no column {', '.join(sorted(missing))}")
-    for batch in table.iter_batches(batch_size=_ROWS):
-        for row in batch.to_pylist():
-            yield _document(row)
+    try:
+        for batch in table.iter_batches(batch_size=_ROWS):
+            for row in batch.to_pylist():
+                yield _document(row)
+    except (pa.ArrowException, OSError) as error:
+        raise CatalogError(f"{name} cannot be read to its end: {error}") from None
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from spexmap import SpexmapError
+from stac.documents import is_url
 from stac.scenes import BandSource
 from stac.signing import gdal_path
 
 Probe = Callable[[BandSource, int], NDArray[np.generic] | None]
 """(band, wanted) -> numbers of a decimated read of about wanted x wanted pixels, or None where the band cannot be read."""
 
+_ATTEMPTS = 3
 _LIMITS = {
     "GDAL_HTTP_CONNECTTIMEOUT": 10,
     "GDAL_HTTP_TIMEOUT": 30,
@@ -27,6 +30,33 @@ _LIMITS = {
     "GDAL_HTTP_RETRY_DELAY": 1,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
+# From the second attempt on GDAL forgets what it knows of a file, and with it that the file could not be read.
+_FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
+
+T = TypeVar("T")
+
+
+def driver_of(path: str) -> str:
+    """Return the format that a file is opened as: JPEG 2000 by its name, else GeoTIFF. A virtual raster could name any other file or host."""
+    return "JP2OpenJPEG" if path.partition("?")[0].lower().endswith((".jp2", ".j2k")) else "GTiff"
+
+
+def look_at(href: str, look: Callable[[Any], T]) -> T:
+    """Return what `look` makes of the opened file; one at a URL is tried three times, each on a fresh handle.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened or read; also as rasterio's errors.
+    """
+    errors = (RasterioError, OSError)
+    attempts = stop_after_attempt(_ATTEMPTS if is_url(href) else 1)
+    for attempt in Retrying(stop=attempts, wait=wait_exponential(multiplier=0.2, max=5), retry=retry_if_exception_type(errors), reraise=True):
+        options = _LIMITS | (_FORGET if attempt.retry_state.attempt_number > 1 else {})
+        path = gdal_path(href)
+        with attempt, rasterio.Env(**options), rasterio.open(path, driver=driver_of(href)) as source:
+            return look(source)
+    raise AssertionError("tenacity returns or raises")
 
 
 def sample_numbers(band: BandSource, wanted: int = 256) -> NDArray[np.generic] | None:
@@ -43,11 +73,14 @@ def sample_numbers(band: BandSource, wanted: int = 256) -> NDArray[np.generic] |
     -------
     (H, W) in the file's dtype, no data included; None where the file cannot be read in time.
     """
+
+    def sample(source: Any) -> NDArray[np.generic]:
+        rows, columns = _sample_shape(source, band.index, wanted)
+        numbers: NDArray[Any] = source.read(band.index, out_shape=(rows, columns), resampling=Resampling.nearest)
+        return numbers
+
     try:
-        with rasterio.Env(**_LIMITS), rasterio.open(gdal_path(band.href)) as source:
-            rows, columns = _sample_shape(source, band.index, wanted)
-            numbers: NDArray[Any] = source.read(band.index, out_shape=(rows, columns), resampling=Resampling.nearest)
-            return numbers
+        return look_at(band.href, sample)
     except (RasterioError, SpexmapError, OSError, IndexError, ValueError):
         return None
 

@@ -32,6 +32,8 @@ class BandSource:
     offset: float = 0.0
     """reflectance = number * scale + offset"""
     nodata: float | None = 0
+    seen: str | None = None
+    """What the file was when the run was planned (`pipeline.pins`); None where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class MaskSource:
     cloud_bits: tuple[int, ...] = ()
     """Bits of which each one marks cloud or shadow; a number with none of them set (and no `fill_bits`) is clear."""
     fill_bits: tuple[int, ...] = ()
+    seen: str | None = None
+    """As in `BandSource`."""
 
     def observe(self, numbers: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
         """Return the observation code (UNOBSERVED, CLEAR, CLOUD, DEFECTIVE) of every mask number, same shape, uint8."""

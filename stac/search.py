@@ -10,6 +10,7 @@ import shapely
 
 from stac.acquisitions import Candidate, by_acquisition
 from stac.catalogs import Found, find_items
+from stac.documents import public
 from stac.errors import SceneRefused
 from stac.footprints import footprint
 from stac.items import acquired, item_id, read_item
@@ -85,6 +86,8 @@ def find_scenes(query: Query, probe: Probe | None = sample_numbers) -> SearchRes
 def _candidate(found: Found, query: Query) -> Iterator[Candidate]:
     """Yield the item where it lies in period and region and is not excluded; raises `SceneRefused` where that cannot be told or used."""
     document = found.document
+    if found.problem:
+        raise SceneRefused(found.problem)
     if document.get("id") in query.exclude or not query.start <= acquired(document) <= query.end:
         return
     ground = footprint(document.get("geometry"))
@@ -130,4 +133,6 @@ def _result(outcomes: Iterable[_Outcome], refused: Iterable[Refusal]) -> SearchR
 def _shown_id(found: Found) -> str:
     """Return an item's id as it may be printed."""
     name = found.document.get("id")
-    return name[:200].encode("unicode_escape").decode() if isinstance(name, str) and name else "(no id)"
+    if isinstance(name, str) and name:
+        return name[:200].encode("unicode_escape").decode()
+    return public(found.href) if found.problem and found.href else "(no id)"

@@ -12,6 +12,7 @@ from planetary_computer.settings import Settings
 from stac.documents import CatalogSession, failure, is_http, local_path
 from stac.errors import CatalogError
 from stac.items import is_azure_blob
+from stac.quiet_logs import hide_queries
 
 RENEWAL = 300.0
 """Seconds of life below which a token is renewed before it is used."""
@@ -39,6 +40,7 @@ def gdal_path(href: str) -> str:
 
 
 def _signed(href: str) -> str:
+    hide_queries()
     parts = urlsplit(href)
     account, container = (parts.hostname or "").split(".")[0], parts.path.lstrip("/").split("/")[0]
     if not _renew(account, container):

@@ -84,7 +84,7 @@ def _require_level_2(item: pystac.Item) -> int:
     satellite = _satellite(item)
     if any(key.startswith(("nbart_", "nbar_")) for key in item.assets):
         raise SceneRefused("it is analysis-ready data of Geoscience Australia, which has no profile here; use Landsat Collection 2 Level 2")
-    instruments = " ".join(map(str, item.properties.get("instruments") or ())).lower()
+    instruments = text_of(item, "instruments").lower()
     if "mss" in instruments or product.get("instrument") == "M" or satellite in (1, 2, 3):
         raise SceneRefused("it is of the Multispectral Scanner (MSS), which has no surface reflectance")
     level = text_of(item, "landsat:correction", "landsat:processing_level")[:2] or f"L{product.get('level', '?')}"

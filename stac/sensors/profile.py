@@ -89,9 +89,11 @@ def make_scene(
 
 
 def cloud_cover(item: pystac.Item) -> float | None:
-    """Return the item's cloud cover in percent, None where it does not say; Landsat says -1 where it does not know."""
+    """Return the item's cloud cover in percent, None where it does not say or says no percentage; Landsat says -1 where it does not know."""
     said = item.properties.get("eo:cloud_cover")
-    return float(said) if isinstance(said, int | float) and said >= 0 else None
+    if isinstance(said, bool) or not isinstance(said, int | float):
+        return None
+    return float(said) if 0 <= said <= 100 else None
 
 
 def own_href(item: pystac.Item) -> str | None:
@@ -115,13 +117,14 @@ def first_key(item: pystac.Item, keys: Sequence[str]) -> str | None:
 
 def described_bands(asset: pystac.Asset) -> list[Mapping[str, Any]]:
     """Return what an asset says about its bands, as `bands` (STAC 1.1) or `eo:bands` has it."""
-    listed = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands") or []
-    return [entry for entry in listed if isinstance(entry, Mapping)]
+    listed = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands")
+    return [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
 
 
 def common_names(asset: pystac.Asset) -> list[str | None]:
     """Return the common name of each band of an asset, None where one has none."""
-    return [entry.get("eo:common_name") or entry.get("common_name") for entry in described_bands(asset)]
+    said = (entry.get("eo:common_name") or entry.get("common_name") for entry in described_bands(asset))
+    return [name if isinstance(name, str) else None for name in said]
 
 
 def text_of(item: pystac.Item, *keys: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyproj import Transformer
 from shapely.geometry import MultiPolygon, Point, Polygon, box
 
 from pipeline.errors import GridError
@@ -16,6 +17,7 @@ from pipeline.grid import Grid, PixelBox, block_boxes
 from pipeline.region import Region, load_region, to_degrees
 from pipeline.snap import (
     AssetGrid,
+    check_holds_pixels,
     check_resolution,
     metres_per_pixel,
     pixel_phase,
@@ -90,10 +92,16 @@ def test_a_tile_between_the_parts_of_a_region_is_not_made() -> None:
     assert 2 <= len(list(tile_cells(GRID, parts))) <= 8
 
 
-def test_a_region_smaller_than_a_pixel_still_has_one() -> None:
-    region = load_region([15.000001, 46.000001, 15.000002, 46.000002])
-    assert snapped_box(GRID, region).shape == (1, 1)
-    assert len(list(tile_cells(GRID, region))) == 1
+def test_a_region_smaller_than_a_pixel_has_one_or_is_refused() -> None:
+    x, y = Transformer.from_crs(GRID.crs, "EPSG:4326", always_xy=True).transform(500_005, 5_100_005)
+    inside = load_region([x - 1e-6, y - 1e-6, x + 1e-6, y + 1e-6])
+    assert snapped_box(GRID, inside).shape == (1, 1)
+    assert len(list(tile_cells(GRID, inside))) == 1
+    check_holds_pixels(GRID, inside)
+    beside = load_region([x + 3e-5, y - 1e-6, x + 3.2e-5, y + 1e-6])
+    assert snapped_box(GRID, beside).shape == (1, 1)
+    with pytest.raises(GridError, match="no pixel of 10 has its centre in the region"):
+        check_holds_pixels(GRID, beside)
 
 
 def test_bounds_on_pixel_corners_do_not_grow_the_box_by_rounding(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The region decides which pixels are mapped at all: a wrong one maps the wrong place, or the whole Earth."""
 
+import os
 from pathlib import Path
 
 import geopandas as gpd
@@ -10,6 +11,7 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box
 from shapely.geometry.base import BaseGeometry
 
 from pipeline.errors import GridError, JobError
+from pipeline.job import load_job
 from pipeline.region import Region, from_degrees, load_region, to_degrees
 
 PLACE = box(15, 46, 15.5, 46.5)
@@ -145,3 +147,15 @@ def test_metres_that_call_themselves_degrees_are_not_on_earth(tmp_path: Path) ->
 def test_a_crs_in_which_the_region_does_not_lie_is_refused() -> None:
     with pytest.raises(GridError, match="EPSG:3035 is not defined where the region lies"):
         Region(box(-170, -60, -160, -40)).to_crs("EPSG:3035")
+
+
+def test_a_bucket_without_credentials_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The client's own error has no root in common with OSError; it would be a traceback."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in (("AWS_EC2_METADATA_DISABLED", "true"), ("AWS_CONFIG_FILE", "/none"), ("AWS_SHARED_CREDENTIALS_FILE", "/none")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(JobError, match=r"region: s3://bucket/region.geojson cannot be read.*credentials"):
+        load_region("s3://bucket/region.geojson")
+    with pytest.raises(JobError, match=r"s3://bucket/job.yaml cannot be read.*credentials"):
+        load_job("s3://bucket/job.yaml")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from shapely.geometry import box as rectangle
 
 from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Lost, Sizing
 from pipeline.commit import Commit, CommitContext, Committed
+from pipeline.errors import LeaseLost, StorageUnavailable
+from pipeline.failures import Failure
 from pipeline.grid import Grid, PixelBox
 from pipeline.period import Period
 from pipeline.plan import WHOLE, Plan, TilePlan
@@ -99,7 +102,7 @@ class LocalFleet:
         self.ended[type(event).__name__] += 1
         if isinstance(event, Lost):
             others, self._units = self._units, []
-            return [event, *(Lost(other, "it stood beside") for other in others)]
+            return [event, *(replace(event, unit=other) for other in others)]
         if isinstance(event, UnitOutcome) and not event.error and not event.failures:
             self._stage(unit)
         return [event]
@@ -151,6 +154,24 @@ def test_unit_that_kills_its_actor_costs_its_tile_only(tmp_path: Path, seed: int
     records, fleet = walk(tmp_path, 5, lambda unit: Lost(unit, "killed") if poison in unit.boxes else UnitOutcome(unit), seed)
     assert {name for name, record in records.items() if record.state == "failed"} == {"t1"}
     assert fleet.ended["Lost"] == 3
+
+
+def test_unit_whose_node_went_is_not_charged(tmp_path: Path) -> None:
+    """A cluster of machines that are taken back every few minutes loses none of its tiles by that."""
+    losses: Counter[str] = Counter()
+
+    def ending(unit: Unit) -> Event:
+        losses[str(unit)] += 1
+        return Lost(unit, "the node went", charged=False) if losses[str(unit)] <= 5 else UnitOutcome(unit)
+
+    records, _ = walk(tmp_path, 2, ending)
+    assert {record.state for record in records.values()} == {"done"}
+
+
+@pytest.mark.parametrize(("failure", "error"), [(Failure.LEASE, LeaseLost), (Failure.STORAGE, StorageUnavailable)])
+def test_what_concerns_every_tile_ends_the_run(tmp_path: Path, failure: Failure, error: type[Exception]) -> None:
+    with pytest.raises(error, match="why"):
+        walk(tmp_path, 2, lambda unit: UnitOutcome(unit, error="Error: why", failure=failure))
 
 
 def test_scene_that_cannot_be_read_is_left_out_of_its_whole_tile(tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
 """What is written is whole, what is listed is there, and an output that cannot be written is refused before anything starts."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JobError, OutputHeld
-from pipeline.lease import PATH, Lease
+from pipeline.errors import JobError
 from pipeline.storage import Storage
 
 
@@ -80,23 +78,7 @@ def test_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
         Storage(str(tmp_path / "file" / "out")).check_writable()
 
 
-def test_second_run_is_told_who_holds_the_output(storage: Storage) -> None:
-    with Lease(storage), pytest.raises(OutputHeld, match=f"process {os.getpid()} on"), Lease(storage):
-        pass
-    with Lease(storage):
-        assert storage.exists(PATH)
-    assert not storage.exists(PATH)
-
-
-def test_lease_of_a_dead_process_is_taken_over(storage: Storage) -> None:
-    with Lease(storage):
-        record = json.loads(storage.read_bytes(PATH))
-    storage.write_bytes(PATH, json.dumps({**record, "process_started": record["process_started"] - 1000}).encode())
-    with Lease(storage):
-        assert json.loads(storage.read_bytes(PATH))["pid"] == os.getpid()
-
-
-def test_damaged_lease_is_taken_over(storage: Storage) -> None:
-    storage.write_bytes(PATH, b"{")
-    with Lease(storage):
-        assert json.loads(storage.read_bytes(PATH))["pid"] == os.getpid()
+def test_output_with_a_password_in_its_url_is_refused_without_saying_it() -> None:
+    with pytest.raises(JobError, match="output ftp://host/maps carries a password") as caught:
+        Storage("ftp://mapper:passw0rd@host/maps").check_writable()
+    assert "passw0rd" not in str(caught.value)

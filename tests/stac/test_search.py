@@ -115,11 +115,25 @@ def test_a_catalog_that_links_to_itself_ends(tmp_path: Path, everything: Any, sh
     assert len(find_scenes(everything(folder / "catalog.json"), probe=None).scenes) == 1
 
 
-def test_a_missing_item_names_its_path(tmp_path: Path, everything: Any, shared_data: Path) -> None:
-    folder = shutil.copytree(shared_data / "scenes" / "fort-mcmurray-s2", tmp_path / "c", ignore=shutil.ignore_patterns("*.tif"))
-    (item,) = folder.glob("*/*.json")
+@pytest.mark.parametrize("content", [None, b"<html>", b"[]"])
+def test_an_item_that_is_not_there_costs_that_item_only_and_names_its_path(
+    tmp_path: Path, everything: Any, shared_data: Path, content: bytes | None
+) -> None:
+    folder = shutil.copytree(shared_data / "scenes" / "styria-s2", tmp_path / "c", ignore=shutil.ignore_patterns("*.tif"))
+    item = sorted(folder.glob("*/*/*.json"))[0]
     item.unlink()
-    with pytest.raises(CatalogError, match=item.name):
+    if content is not None:
+        item.write_bytes(content)
+    result = find_scenes(everything(folder), probe=None)
+    assert len(result.scenes) == 5
+    ((name, reason),) = [(refusal.id, refusal.reason) for refusal in result.refused]
+    assert item.name in name and item.name in reason
+
+
+def test_a_missing_child_catalog_ends_the_search_with_its_path(tmp_path: Path, everything: Any, shared_data: Path) -> None:
+    folder = shutil.copytree(shared_data / "scenes" / "styria-s2", tmp_path / "c", ignore=shutil.ignore_patterns("*.tif"))
+    (folder / "sentinel-2-l2a" / "collection.json").unlink()
+    with pytest.raises(CatalogError, match=r"collection\.json"):
         find_scenes(everything(folder))
 
 

@@ -1,0 +1,425 @@
+"""What is done to a run while it is under way, each at a moment that a seed chooses."""
+
+# ruff: noqa: D102 - what a method does is said once, in Fault.
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+from infra.soak.job import Attempt, Run, send
+from infra.soak.proxy import CALM, KINDS, FaultProxy, Weather
+
+STOPPED = frozenset({0, 1, 3})
+"""How a disturbed attempt may end: it got over it, lost a tile for now, or stopped."""
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Stage:
+    """What the faults have to do with beside the run itself."""
+
+    proxy: FaultProxy
+    scenes: Path
+    """Folder of the scenes as they are served."""
+    random: Random
+    blocks: tuple[str, ...] = ()
+    """``top,left`` of every block of the job."""
+
+
+class Fault:
+    """Base: something done to the first attempt of a run. `prepare` before it starts, `act` while it runs, `heal` after it ended."""
+
+    name: ClassVar[str] = ""
+    statuses: ClassVar[frozenset[int]] = STOPPED
+    """With which the disturbed attempt may end; the ones after it must end with 0."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.moment = Moment.choose(stage.random)
+
+    @property
+    def words(self) -> str:
+        """What is done, and when."""
+        return f"{self.name} {self.moment}"
+
+    @classmethod
+    def missing(cls) -> str:
+        """Return why this machine cannot do it, else nothing."""
+        return ""
+
+    def prepare(self, run: Run) -> None:
+        """Make ready."""
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        """Do it; return False where the driver ended before."""
+        return self.moment.wait(run, attempt) and self.strike(run, attempt)
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        """Do it now; return whether there was something to do it to."""
+        raise NotImplementedError
+
+    def heal(self, run: Run) -> None:
+        """Put right what was done, as an operator would before the command is given again."""
+
+
+PHASES: dict[str, Callable[[Run], bool]] = {
+    "from the start": lambda run: True,
+    "once planned": lambda run: _appeared(run, "runs/*/plan.parquet"),
+    "once mapping": lambda run: _appeared(run, "runs/*/run.json") and '"running"' in _newest(run, "runs/*/run.json"),
+    "with a block staged": lambda run: _appeared(run, ".work/*/*.arrow"),
+    "with a raster there": lambda run: _appeared(run, "*/*/*/v*/*_landcover.tif"),
+    "with a tile published": lambda run: _appeared(run, "*/*/*/v*/*_v?.json"),
+    "with the map there": lambda run: _appeared(run, "*/*/landcover.vrt"),
+}
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A phase of the run and a delay after it is reached."""
+
+    phase: str
+    delay: float
+
+    @classmethod
+    def choose(cls, random: Random, among: tuple[str, ...] = tuple(PHASES)) -> Moment:
+        """Return a random one."""
+        return cls(random.choice(among), round(random.uniform(0, 1.5) * random.random(), 3))
+
+    def wait(self, run: Run, attempt: Attempt) -> bool:
+        """Wait for it; return False where the driver ended before."""
+        if not attempt.until(lambda: PHASES[self.phase](run)):
+            return False
+        end = time.monotonic() + self.delay
+        return attempt.until(lambda: time.monotonic() >= end)
+
+    def __str__(self) -> str:
+        """Return the moment in words."""
+        return f"{self.phase} + {self.delay:g} s"
+
+
+def _appeared(run: Run, pattern: str) -> bool:
+    return next(run.output.glob(pattern), None) is not None
+
+
+def _newest(run: Run, pattern: str) -> str:
+    try:
+        return max(run.output.glob(pattern)).read_text()
+    except (OSError, ValueError):
+        return ""
+
+
+class DriverKilled(Fault):
+    """The driver goes without a word, and with it its local cluster."""
+
+    name = "driver killed (-9)"
+    statuses = frozenset({-signal.SIGKILL, 0})
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        if attempt.is_alive:
+            os.kill(attempt.process.pid, signal.SIGKILL)
+        return True
+
+
+class DriverTerminated(Fault):
+    """The driver is asked to end, as by a scheduler or a person."""
+
+    name = "driver terminated or interrupted"
+    statuses = frozenset({143, 130, -signal.SIGTERM, -signal.SIGINT, 0})
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        if attempt.is_alive:
+            os.kill(attempt.process.pid, self.stage.random.choice((signal.SIGTERM, signal.SIGINT)))
+        return True
+
+
+class WorkerKilled(Fault):
+    """Base: every process of one title is killed, as by the system when memory is short."""
+
+    title: ClassVar[str] = ""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment.choose(stage.random, ("once planned", "once mapping", "with a block staged", "with a raster there"))
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        return attempt.until(lambda: bool(attempt.workers(self.title))) and send(attempt.workers(self.title), signal.SIGKILL) > 0
+
+
+class ActorKilled(WorkerKilled):
+    """The process that segments."""
+
+    name = "segmenting actor killed (-9)"
+    title = "ray::Segmenter"
+
+
+class CommitKilled(WorkerKilled):
+    """The process that makes a tile's files."""
+
+    name = "commit worker killed (-9)"
+    title = "ray::commit"
+
+
+class RayletKilled(WorkerKilled):
+    """The node that the run is on."""
+
+    name = "raylet killed (-9)"
+    title = "raylet"
+
+
+class ControlKilled(WorkerKilled):
+    """The head of the cluster."""
+
+    name = "cluster's control service killed (-9)"
+    title = "gcs_server"
+
+
+class WorkerFrozen(Fault):
+    """A process stops for some seconds and goes on, as on a machine that swaps."""
+
+    name = "worker frozen for seconds"
+    statuses = frozenset({0})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment("once planned", self.moment.delay)
+        self.title = stage.random.choice(("ray::Segmenter", "ray::commit"))
+        self.seconds = stage.random.uniform(1, 6)
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        if not attempt.until(lambda: bool(attempt.workers(self.title))):
+            return False
+        frozen = attempt.workers(self.title)
+        send(frozen, signal.SIGSTOP)
+        end = time.monotonic() + self.seconds
+        attempt.until(lambda: time.monotonic() >= end)
+        send(frozen, signal.SIGCONT)
+        return bool(frozen)
+
+
+class KilledBeforeItem(Fault):
+    """The moment at which a tile's rasters are there and its commit record is not."""
+
+    name = "killed between rasters and item"
+    statuses = frozenset({-signal.SIGKILL, 0, 1, 3})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment("with a raster there", 0.0)
+        self.driver_too = stage.random.random() < 0.5
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}{', with the driver' if self.driver_too else ''}"
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        workers = attempt.workers("ray::commit")
+        if self.driver_too:
+            os.kill(attempt.process.pid, signal.SIGKILL)
+        return send(workers, signal.SIGKILL) > 0 or self.driver_too
+
+
+class StagedCorrupted(Fault):
+    """The driver is killed, and one of the blocks that it left staged is damaged."""
+
+    name = "staged block corrupted"
+    statuses = frozenset({-signal.SIGKILL})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment("with a block staged", self.moment.delay)
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        if attempt.is_alive:
+            os.kill(attempt.process.pid, signal.SIGKILL)
+            attempt.process.wait()
+        run.end_processes()
+        staged = sorted(run.output.glob(".work/*/*.arrow"))
+        if staged:
+            _corrupt(self.stage.random.choice(staged), self.stage.random)
+        return bool(staged)
+
+
+def _corrupt(path: Path, random: Random) -> None:
+    data = bytearray(path.read_bytes())
+    kind = random.choice(("bit", "cut", "empty"))
+    if kind == "bit":
+        data[random.randrange(len(data))] ^= 1 << random.randrange(8)
+    path.write_bytes(bytes(data) if kind == "bit" else bytes(data[: len(data) // 2]) if kind == "cut" else b"")
+
+
+class DiskFull(Fault):
+    """A small file system where the run writes, made larger before the next attempt; needs the right to mount."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.kilobytes = stage.random.randrange(8, 500)
+
+    @property
+    def words(self) -> str:
+        return f"{self.name}, {self.kilobytes} kB"
+
+    @classmethod
+    def missing(cls) -> str:
+        return "" if os.geteuid() == 0 and shutil.which("mount") else "mounting needs root"
+
+    def target(self, run: Run) -> Path:
+        raise NotImplementedError
+
+    def prepare(self, run: Run) -> None:
+        self.target(run).mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.kilobytes}k", "soak", str(self.target(run))], check=True)
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        return True
+
+    def heal(self, run: Run) -> None:
+        subprocess.run(["mount", "-o", "remount,size=256m", str(self.target(run))], check=True)
+
+
+class OutputFull(DiskFull):
+    """Where the map goes."""
+
+    name = "disk of the output full"
+    statuses = frozenset({0, 1, 2, 3})
+
+    def target(self, run: Run) -> Path:
+        return run.output
+
+
+class TemporaryFull(DiskFull):
+    """Where rasters are made before they are published."""
+
+    name = "disk of temporary files full"
+
+    def prepare(self, run: Run) -> None:
+        super().prepare(run)
+        run.environment |= {"TMPDIR": str(self.target(run))}
+
+    def target(self, run: Run) -> Path:
+        return run.temporary / "small"
+
+
+class ServersFail(Fault):
+    """Every kind of answer that a proxy can spoil."""
+
+    name = "5 % of catalog and scene calls fail"
+    statuses = frozenset({0})
+    rate = 0.05
+
+    def prepare(self, run: Run) -> None:
+        run.environment |= {"GDAL_HTTP_LOW_SPEED_TIME": "2"}
+        self.stage.proxy.clear(Weather(self.rate, KINDS, self.stage.random.randrange(2**31), stall_seconds=4.0))
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        attempt.process.wait(run.limit)
+        return sum(self.stage.proxy.done[kind] for kind in KINDS) > 0
+
+    def heal(self, run: Run) -> None:
+        self.stage.proxy.clear(CALM)
+
+    @property
+    def words(self) -> str:
+        return self.name
+
+
+class SceneReplaced(Fault):
+    """Another file of the same grid comes in the place of a scene's; tiles may show the old or the new one, never both."""
+
+    name = "scene replaced in mid-run"
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment.choose(stage.random, ("once planned", "once mapping", "with a block staged", "with a raster there"))
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        replace_scene(self.stage.scenes)
+        return True
+
+    def heal(self, run: Run) -> None:
+        """The new scene stays: it is what the next attempt finds."""
+
+
+def replace_scene(scenes: Path) -> None:
+    """Put the files of one scene in the place of another's of the same tile, the first band and the mask before the others."""
+    old, new = replaced_and_replacing(scenes)
+    names = [path.name for path in sorted(new.glob("*.tif"))]
+    for name in sorted(names, key=lambda name: (not name.startswith(("B02", "SCL")), name)):
+        shutil.copy(new / name, old / f"{name}.part")
+        (old / f"{name}.part").replace(old / name)
+
+
+def replaced_and_replacing(scenes: Path) -> tuple[Path, Path]:
+    """Return the folders of two scenes of one tile, the same two always."""
+    folders = sorted(path.parent for path in scenes.rglob("SCL.tif"))
+    zone = [folder for folder in folders if folder.name.split("_")[1] == folders[0].name.split("_")[1]] or folders
+    return zone[0], zone[-1]
+
+
+class TwoDrivers(Fault):
+    """The same command a second time while the first runs."""
+
+    name = "two drivers at once"
+    statuses = frozenset({0, 4})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment.choose(stage.random, ("from the start", "once planned", "once mapping"))
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        other = run.start()
+        status = run.wait(other)
+        if status not in (0, 4):
+            raise AssertionError(f"the second driver ended with {status}")
+        return 4 in (status, attempt.process.poll()) or attempt.is_alive
+
+
+class PoisonBlock(Fault):
+    """The process that segments one certain block dies of it, three times."""
+
+    name = "poison block"
+    statuses = frozenset({1})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.block = stage.random.choice(stage.blocks)
+
+    def prepare(self, run: Run) -> None:
+        run.environment |= {"PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_POISON": self.block}
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        return True
+
+    def heal(self, run: Run) -> None:
+        run.environment.pop("PYTHONPATH")
+        run.environment.pop("SPEXMAP_SOAK_POISON")
+
+    @property
+    def words(self) -> str:
+        return f"{self.name} at {self.block}"
+
+
+FAULTS: tuple[type[Fault], ...] = (
+    DriverKilled,
+    DriverTerminated,
+    ActorKilled,
+    CommitKilled,
+    RayletKilled,
+    ControlKilled,
+    WorkerFrozen,
+    KilledBeforeItem,
+    StagedCorrupted,
+    OutputFull,
+    TemporaryFull,
+    ServersFail,
+    SceneReplaced,
+    TwoDrivers,
+    PoisonBlock,
+)
