@@ -17,18 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from engine.errors import PlannerFailed
 from engine.windows import blend_total, blend_weights, padded_span
-from spexmap import SpexmapError
 
 NO_DATA, OTHER, NO_CONFIDENCE = 0, 255, 255
 """Codes of the planes: land cover without data, land cover that is none of the classes, confidence without data."""
 FULL = 65535
 """A probability of one as uint16."""
 _STRIP = 512
-
-
-class PlannerFailed(SpexmapError, ArithmeticError):
-    """The planner gave a probability that is not a number at a pixel that has data."""
 
 
 @dataclass(frozen=True)

@@ -21,3 +21,19 @@ class InvalidReflectance(SpexmapError, ValueError):
 
 class InvalidPrompt(SpexmapError, ValueError):
     """A prompt that the tokenizer or the model cannot take: too long, or without an answer to condense."""
+
+
+class RuntimeUnavailable(SpexmapError, RuntimeError):
+    """A runtime that was asked for cannot run here; the message says what to install or what to ask for instead."""
+
+
+class EngineBuildFailed(SpexmapError, RuntimeError):
+    """A library refused a graph; the message carries what it said."""
+
+
+class TooLittleMemory(SpexmapError, MemoryError):
+    """The device has no room for a block with even one window."""
+
+
+class PlannerFailed(SpexmapError, ArithmeticError):
+    """The planner gave a probability that is not a number at a pixel that has data."""

@@ -21,10 +21,11 @@ from engine.configuration import SpexConfig
 from engine.errors import UnknownBand, UnknownClass
 from engine.explanation import describe, describe_scene
 from engine.free_text import FreeText, MaskOfClass, free_text, unwritten
+from engine.lexicon import Lexicon
 from engine.modeling import SpexForLandCover
 from engine.models import find_model, fingerprint
 from engine.planner import Planner, Queries
-from engine.processing import Lexicon, Request, SpexProcessor
+from engine.processing import Request, SpexProcessor
 from engine.reflectance import as_chips, check_reflectance
 from engine.spie import canonical_instruction
 from engine.statistics import ChipStatistics

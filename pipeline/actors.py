@@ -1,4 +1,4 @@
-"""What runs in Ray's workers: segmenting actors pinned to accelerators, reading and committing tasks beside them, and what comes back from each.
+"""What runs in Ray's workers: segmenting actors pinned to accelerators, and what comes back from them.
 
 Everything that goes wrong in a worker comes back as a value with a kind (`pipeline.failures`); only what ends a worker itself, Ray has to tell.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 
-from pipeline.commit import Commit, Committed, commit_tile
+from pipeline.commit import CommitFailed, Committed
 from pipeline.engines import SharedEngine
 from pipeline.failures import Failure, failure_of
 from pipeline.faults import reason
@@ -115,15 +115,6 @@ class Lost:
     """Whether the unit may have been what ended it."""
 
 
-@dataclass(frozen=True)
-class CommitFailed:
-    """A commit that raised."""
-
-    commit: Commit
-    reason: str
-    failure: Failure = Failure.ERROR
-
-
 Event = UnitOutcome | Lost | Committed | CommitFailed
 
 
@@ -158,15 +149,6 @@ class SegmenterActor:
     def ping(self) -> bool:
         """Return at once: a process that does not is frozen."""
         return True
-
-
-def commit(order: Commit) -> Committed | CommitFailed:
-    """See `commit_tile`; an exception comes back as `CommitFailed`."""
-    try:
-        return commit_tile(order)
-    except Exception as error:
-        log.exception("tile %s", order.tile.id)
-        return CommitFailed(order, reason(error), failure_of(error))
 
 
 @dataclass(eq=False)

@@ -7,13 +7,18 @@ import logging
 import os
 import shutil
 import signal
+import socket
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
 from pipeline.errors import JobError, RunInterrupted
@@ -23,11 +28,17 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 128 * 2**20
 """Fixed: on one machine pixels never go through the object store, so it holds references, plan rows and settings only."""
 
+CONTROL_SERVICE = "gcs_server"
 SHARED_MEMORY = Path("/dev/shm")
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Where a job that Ray started finds what it was submitted with."""
 UNPACKED = "working_dir_files"
 """Folder of the nodes in which Ray unpacks what travels with a job."""
+
+CONTROL_SECONDS = 45.0
+"""When a cluster's control service has not been there for so long the run ends; Ray waits a minute and then ends the process with status 1."""
+OWN_CONTROL_SECONDS = 10.0
+"""The same for a cluster that this process started: nobody starts its control service again."""
 
 WORKER_ENVIRONMENT = {
     "MALLOC_ARENA_MAX": "2",
@@ -56,18 +67,81 @@ def cluster(address: str | None = None) -> Iterator[bool]:
     # Ray says with every local start that tokens are on, which is as it should be.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.update({name: os.environ.get(name, value) for name, value in WORKER_ENVIRONMENT.items()})
+    if address == "local":
+        with _watched("this run's Ray cluster", OWN_CONTROL_SECONDS, _own_service_is_there) as ended, _connected(address, _local()):
+            try:
+                yield False
+            finally:
+                ended.set()
+    else:
+        with _connected(address, _remote()):
+            service = ray.get_runtime_context().gcs_address
+            with _watched(f"the Ray cluster at {address}", CONTROL_SECONDS, partial(_answers, service)):
+                yield True
+
+
+@contextmanager
+def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
     terminate = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **(_local() if address == "local" else _remote()))
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:  # where a node does not start in time, Ray raises just that
         raise RunInterrupted(f"no Ray cluster at {address}: {error}{_token_hint(error)}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray puts handlers of its own there, which print a stack and abort.
         signal.signal(signal.SIGTERM, terminate)
     try:
-        yield address != "local"
+        yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _watched(what: str, patience: float, is_there: Callable[[], bool]) -> Iterator[threading.Event]:
+    """End this process where the control service of the cluster, once it was there, is away for `patience` seconds.
+
+    Calls of Ray wait for it then, also the ones that would end them, and at last Ray ends the process with status 1 and words of its own. The event
+    that is yielded ends the watch.
+    """
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen: float | None = None
+        while not ended.wait(min(1.0, patience / 30)):
+            now = time.monotonic()
+            if is_there():
+                seen = now
+            elif seen is not None and now - seen > patience and not ended.is_set():
+                print(f"spexmap: the control service of {what} was lost; the same command goes on from here", file=sys.stderr, flush=True)
+                os._exit(RunInterrupted.exit_status)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield ended
+    finally:
+        ended.set()
+
+
+def _own_service_is_there() -> bool:
+    """Return whether the control service that this process started runs."""
+    return any(_is_running(child, CONTROL_SERVICE) for child in psutil.Process().children())
+
+
+def _is_running(process: psutil.Process, name: str) -> bool:
+    try:
+        return bool(process.name() == name and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _answers(address: str) -> bool:
+    """Return whether something listens at ``HOST:PORT``."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def check_outlives_job(output: str) -> None:

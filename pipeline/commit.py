@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +24,8 @@ from rasterio.windows import Window
 
 from pipeline.errors import VersionTaken
 from pipeline.explanations import TileStatistics, count_borders, explanation_json
+from pipeline.failures import Failure, failure_of
+from pipeline.faults import reason
 from pipeline.grid import PixelBox
 from pipeline.mosaic import Planes, TileRasters, make_rasters
 from pipeline.period import Period
@@ -35,6 +38,8 @@ from stac.geometry import footprint_of
 from stac.publish import item
 from stac.records import ItemKey, LeftOut, MapClass, ModelReference, PublishedFile, TileRecord
 from stac.scenes import Scene
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,24 @@ class Committed:
     version: int
     areas: Mapping[str, float]
     """Hectares by class name."""
+
+
+@dataclass(frozen=True)
+class CommitFailed:
+    """A commit that raised."""
+
+    commit: Commit
+    reason: str
+    failure: Failure = Failure.ERROR
+
+
+def commit(order: Commit) -> Committed | CommitFailed:
+    """See `commit_tile`; an exception comes back as `CommitFailed`."""
+    try:
+        return commit_tile(order)
+    except Exception as error:
+        log.exception("tile %s", order.tile.id)
+        return CommitFailed(order, reason(error), failure_of(error))
 
 
 def commit_tile(commit: Commit) -> Committed:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from engine.errors import UnknownClass
 from engine.evidence import LIMITS, SpectralRule, rules_of
 from engine.explanation import describe, describe_scene, side
-from engine.processing import DEFAULT_TERMS, Lexicon
+from engine.lexicon import DEFAULT_TERMS, Lexicon
 from engine.spie.indices import spectral_index
 from engine.statistics import CERTAIN, CLOSE, INDEX_SCALE, POSSIBLE, ClassStatistics, IndexCounts, RunnerUp, SceneStatistics
 from pipeline.areas import CELL, PixelAreas, hectares

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 
-import torch
-
-from engine.blocks import PlannerFailed
-from engine.runtimes import RuntimeUnavailable
-from engine.runtimes.calibration import TooLittleMemory
+from engine.errors import PlannerFailed, RuntimeUnavailable, TooLittleMemory
 from pipeline.errors import JobError, LeaseLost, RunInterrupted
 
 _OF_DEVICE = ("CUDA error", "device-side assert", "CUDNN_STATUS", "CUBLAS_STATUS", "an illegal memory access")
@@ -41,11 +38,17 @@ def failure_of(error: BaseException) -> Failure:
         return Failure.JOB
     if isinstance(error, RunInterrupted) and isinstance(error, OSError):
         return Failure.STORAGE
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError) or _is_of_torch(error, "OutOfMemoryError"):
         return Failure.MEMORY
-    if isinstance(error, PlannerFailed | torch.AcceleratorError):
+    if isinstance(error, PlannerFailed) or _is_of_torch(error, "AcceleratorError"):
         return Failure.DEVICE
     return _of_text(str(error)) if isinstance(error, RuntimeError) else Failure.ERROR
+
+
+def _is_of_torch(error: BaseException, name: str) -> bool:
+    """Return whether it is an error of a class of PyTorch, which is not loaded to find out: most workers never need it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, getattr(torch, name))
 
 
 def _of_text(text: str) -> Failure:

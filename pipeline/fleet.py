@@ -15,8 +15,8 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Lost, SegmenterActor, Sizing, Slot, Started, StartFailed, commit
-from pipeline.commit import Commit, Committed
+from pipeline.actors import UNITS_PER_ACTOR, Event, Lost, SegmenterActor, Sizing, Slot, Started, StartFailed
+from pipeline.commit import Commit, CommitFailed, Committed, commit
 from pipeline.errors import JobError, RunInterrupted
 from pipeline.failures import Failure
 from pipeline.grid import PixelBox

@@ -20,6 +20,7 @@ from ray.exceptions import RayError
 
 from pipeline.cluster import check_outlives_job
 from pipeline.errors import JobError, NoScenes, RunInterrupted
+from pipeline.faults import reason, shown_url
 from pipeline.job import JobSpec
 from pipeline.lease import Lease
 from pipeline.model import JobModel, inspect_model
@@ -129,8 +130,8 @@ def _plan(request: Request, frozen: Series | None, block: int | None) -> Plan:
         )
     )
     refused = [(entry.id, entry.reason) for entry in found.refused]
-    for name, reason in refused:
-        log.warning("scene %s is refused: %s", name, reason)
+    for name, why in refused:
+        log.warning("scene %s is refused: %s", name, why)
     if not found.scenes:
         _raise_no_scenes(job, str(period), refused)
     log.info("%d scenes found, %d refused, %d older processings left out", len(found.scenes), len(refused), len(found.superseded))
@@ -204,6 +205,4 @@ def _storage_errors(output: str) -> Iterator[None]:
     except SpexmapError:
         raise
     except (OSError, RayError) as error:
-        raise RunInterrupted(
-            f"storage or cluster was lost while writing {output}: {type(error).__name__}: {error}; run the same command again"
-        ) from error
+        raise RunInterrupted(f"storage or cluster was lost while writing {shown_url(output)}: {reason(error)}; run the same command again") from error

@@ -36,6 +36,8 @@ class RunLog:
             logging.getLogger(__name__).error("the run stopped: %s: %s", type(error).__name__, error)
         logging.getLogger().removeHandler(self._handler)
         self._handler.close()
-        earlier = self._storage.read_bytes(self._path) if self._storage.exists(self._path) else b""
-        self._storage.write_bytes(self._path, earlier + self._local.read_bytes())
-        self._local.unlink()
+        try:
+            earlier = self._storage.read_bytes(self._path) if self._storage.exists(self._path) else b""
+            self._storage.write_bytes(self._path, earlier + self._local.read_bytes())
+        finally:
+            self._local.unlink()

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Lost
-from pipeline.commit import Commit, CommitContext, Committed
+from pipeline.actors import UNITS_PER_ACTOR, Event, Lost
+from pipeline.commit import Commit, CommitContext, CommitFailed, Committed
 from pipeline.errors import LeaseLost, StorageUnavailable
 from pipeline.failures import Failure
 from pipeline.fleet import Fleet

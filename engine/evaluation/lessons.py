@@ -116,7 +116,8 @@ def window_maker(path: Path, seed: int) -> BatchMaker:
     InvalidChips
         A file of `window_files` is missing or holds something else.
     """
-    from engine.processing import DEFAULT_TERMS, Lexicon, SpexProcessor, train_tokenizer
+    from engine.lexicon import DEFAULT_TERMS, Lexicon
+    from engine.processing import SpexProcessor, train_tokenizer
 
     _, unlabelled, spectra = window_files(path)
     words = SpexProcessor(train_tokenizer(["water"], 300), Lexicon(DEFAULT_TERMS))

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes import compiled, openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
 from engine.runtimes.convolved import convolved
-from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes.graph import OPSET, Precision, Windows, export_graph
 from engine.spex import ClassQuery, Spex
 

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from engine.blocks import device_bytes
+from engine.errors import TooLittleMemory
 from engine.spex import ClassQuery, Spex
-from spexmap import SpexmapError
 
 MOST = 32
 """Windows a call; more were not measured to be faster anywhere."""
 SHARE = 0.8
 """Of the free memory; the rest is for what libraries keep for themselves."""
-
-
-class TooLittleMemory(SpexmapError, MemoryError):
-    """The device has no room for a block with even one window."""
 
 
 def calibrated_batch(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], window: int, stride: int, block: int) -> int:

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
 from torch._inductor.exc import InductorError
 
+from engine.errors import EngineBuildFailed
 from engine.planner import Planner
-from engine.runtimes.errors import EngineBuildFailed
 from engine.runtimes.graph import InPrecision, Precision, Windows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
+from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes.graph import Precision
 
 _HINTS = {Precision.FLOAT32: "f32", Precision.BFLOAT16: "bf16", Precision.FLOAT16: "f16"}

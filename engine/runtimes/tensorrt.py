@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes.cache import EngineCache, key_of
-from engine.runtimes.errors import EngineBuildFailed, RuntimeUnavailable
 
 log = logging.getLogger(__name__)
 

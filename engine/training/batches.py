@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.lexicon import Term
 from engine.modeling import Prompts
-from engine.processing import Request, SpexProcessor, Term
+from engine.processing import Request, SpexProcessor
 from engine.spie import Region, attributes_text, canonical_answer, describe_regions, find_regions, spectral_prior, training_instruction
 from engine.training.augment import SENSORS, Sample, as_sensor, draw_sample, other_light, pick, with_gaps
 from engine.training.data import CLASSES, IGNORE, KINDS, LEAVES, ROOT_OF, Chips, sampling_weights

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine.lexicon import Lexicon
 from engine.modeling import Prompts, SpexForLandCover, SpexOutput
-from engine.processing import Lexicon, Request, SpexProcessor
+from engine.processing import Request, SpexProcessor
 from engine.spie import describe_regions, find_regions, training_instruction
 from engine.training.augment import SENSORS, Sample, other_light, resample, turn, with_gaps
 from engine.training.batches import TOKENS_MULTIPLE

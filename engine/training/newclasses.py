@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import UnknownClass
-from engine.processing import Lexicon, Term, plain
+from engine.lexicon import Lexicon, Term, plain
 from engine.training.chip_folder import InvalidChips
 
 PALETTE = ("#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d", "#1b9e77", "#d95f02", "#8dd3c7", "#bebada", "#fb8072", "#80b1d3", "#fdb462")

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.lexicon import Lexicon
 from engine.modeling import SpexForLandCover
-from engine.processing import Lexicon, SpexProcessor
+from engine.processing import SpexProcessor
 from engine.training.chip_folder import IGNORE, LabelledChips
 from engine.training.finetuning import Family
 from engine.training.heldout import as_spex

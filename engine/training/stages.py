@@ -14,9 +14,10 @@ from torch import nn
 
 from engine.class_sets import rows_of_set
 from engine.configuration import SpexConfig
+from engine.lexicon import DEFAULT_TERMS, Lexicon
 from engine.modeling import SpexForLandCover, fuse_attention
 from engine.models import find_model
-from engine.processing import DEFAULT_TERMS, Lexicon, SpexProcessor, train_tokenizer
+from engine.processing import SpexProcessor, train_tokenizer
 from engine.spex import Spex
 from engine.training.alignment import AlignmentBatches, Instructed
 from engine.training.augment import TEN

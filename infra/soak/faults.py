@@ -178,6 +178,7 @@ class ControlKilled(WorkerKilled):
     """The head of the cluster."""
 
     name = "cluster's control service killed (-9)"
+    statuses = frozenset({0, 3})
     title = "gcs_server"
 
 
@@ -197,6 +198,26 @@ class WorkerFrozen(Fault):
         if not attempt.until(lambda: bool(attempt.workers(self.title))):
             return False
         frozen = attempt.workers(self.title)
+        send(frozen, signal.SIGSTOP)
+        end = time.monotonic() + self.seconds
+        attempt.until(lambda: time.monotonic() >= end)
+        send(frozen, signal.SIGCONT)
+        return bool(frozen)
+
+
+class NodeFrozen(Fault):
+    """Every process of the node but driver and control service stops for some seconds, as when a machine is moved."""
+
+    name = "node frozen for seconds"
+    statuses = frozenset({0})
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
+        self.moment = Moment.choose(stage.random, ("once mapping", "with a block staged", "with a raster there"))
+        self.seconds = stage.random.uniform(2, 8)
+
+    def strike(self, run: Run, attempt: Attempt) -> bool:
+        frozen = [*attempt.workers("raylet"), *attempt.workers("ray::")]
         send(frozen, signal.SIGSTOP)
         end = time.monotonic() + self.seconds
         attempt.until(lambda: time.monotonic() >= end)
@@ -398,12 +419,62 @@ class PoisonBlock(Fault):
         return True
 
     def heal(self, run: Run) -> None:
-        run.environment.pop("PYTHONPATH")
+        run.environment.pop("PYTHONPATH", None)
         run.environment.pop("SPEXMAP_SOAK_POISON")
 
     @property
     def words(self) -> str:
         return f"{self.name} at {self.block}"
+
+
+class DeviceGivesNaN(Fault):
+    """The model of the first actor gives NaN: the actor must go, and what it had in hand must be made elsewhere."""
+
+    name = "actor gives NaN"
+    statuses = frozenset({0})
+
+    def prepare(self, run: Run) -> None:
+        run.environment |= {"PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_NAN": str(run.folder / "broken")}
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        attempt.process.wait(run.limit)
+        if not (run.folder / "broken").exists():
+            return False
+        if "a segmenting actor died" not in attempt.log.read_text(errors="replace"):
+            raise AssertionError("the model gave NaN and no actor ended")
+        return True
+
+    def heal(self, run: Run) -> None:
+        run.environment.pop("PYTHONPATH", None)
+        run.environment.pop("SPEXMAP_SOAK_NAN")
+
+    @property
+    def words(self) -> str:
+        return self.name
+
+
+class SharedMemorySmall(Fault):
+    """As in a container with the default of 64 MB in /dev/shm; needs the right to mount."""
+
+    name = "64 MB of shared memory"
+    statuses = frozenset({0})
+
+    @classmethod
+    def missing(cls) -> str:
+        return DiskFull.missing() or ("" if shutil.which("unshare") else "there is no unshare")
+
+    def prepare(self, run: Run) -> None:
+        run.prefix = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m soak /dev/shm && exec "$@"', "sh"]
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        return attempt.until(lambda: bool(attempt.workers("ray::Segmenter")))
+
+    def heal(self, run: Run) -> None:
+        run.prefix = []
+
+    @property
+    def words(self) -> str:
+        return self.name
 
 
 FAULTS: tuple[type[Fault], ...] = (
@@ -414,6 +485,7 @@ FAULTS: tuple[type[Fault], ...] = (
     RayletKilled,
     ControlKilled,
     WorkerFrozen,
+    NodeFrozen,
     KilledBeforeItem,
     StagedCorrupted,
     OutputFull,
@@ -422,4 +494,6 @@ FAULTS: tuple[type[Fault], ...] = (
     SceneReplaced,
     TwoDrivers,
     PoisonBlock,
+    DeviceGivesNaN,
+    SharedMemorySmall,
 )

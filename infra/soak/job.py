@@ -60,6 +60,8 @@ class Run:
     """Seconds after which an attempt counts as hung."""
     environment: dict[str, str] = field(default_factory=dict)
     """Added to every attempt's environment; faults put their own there."""
+    prefix: list[str] = field(default_factory=list)
+    """Before the command; faults put there what it runs under."""
     attempts: list[Attempt] = field(default_factory=list)
 
     @property
@@ -68,10 +70,10 @@ class Run:
         return self.folder / "output"
 
     def command(self) -> list[str]:
-        """Return the command: the same in every attempt."""
+        """Return the command: the same in every attempt, but for what faults put before it."""
         settings = {"output": self.output, "source.catalog": f"{self.url}/catalog.json", "grid.tile": TILE}
         options = [f"--set={key}={value}" for key, value in settings.items()]
-        return [sys.executable, "-m", "pipeline", "run", str(self.job), *options, f"--block={BLOCK}", "--workers=1"]
+        return [*self.prefix, sys.executable, "-m", "pipeline", "run", str(self.job), *options, f"--block={BLOCK}", "--workers=1"]
 
     def start(self) -> Attempt:
         """Start the command once more."""

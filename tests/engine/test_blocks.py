@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from engine.blocks import BlockExecutor, Planes, PlannerFailed, device_bytes
+from engine.blocks import BlockExecutor, Planes, device_bytes
+from engine.errors import PlannerFailed
 from engine.windows import padded_span
 
 BANDS, CLASSES, WINDOW, STRIDE = 3, 4, 24, 16

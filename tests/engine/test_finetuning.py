@@ -15,8 +15,8 @@ from training_data import SALT, SPECTRA, landscape, reflectance_of, training_spe
 
 from engine import Spex
 from engine.class_sets import answering_set, known_to_set
+from engine.lexicon import DEFAULT_TERMS, Lexicon, Term
 from engine.planner import probabilities
-from engine.processing import DEFAULT_TERMS, Lexicon, Term
 from engine.runtimes.graph import Precision, Windows, export_graph
 from engine.runtimes.openvino import OpenVinoPlanner
 from engine.training.checkpoint import write_model

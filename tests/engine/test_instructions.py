@@ -10,8 +10,9 @@ import torch
 
 from engine import ClassQuery, Spex
 from engine.errors import UnknownClass
+from engine.lexicon import DEFAULT_TERMS
 from engine.planner import Planner
-from engine.processing import DEFAULT_TERMS, Request
+from engine.processing import Request
 from engine.spie import attributes_text, find_regions, spectral_prior
 from engine.spie.grammar import INSTRUCTIONS
 from engine.training.data import CLASSES, IGNORE, TRAINING_BANDS, Chips, load_chips

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from engine.errors import InvalidPrompt, UnknownClass
-from engine.processing import DEFAULT_TERMS, END, Request, SpexProcessor
+from engine.lexicon import DEFAULT_TERMS
+from engine.processing import END, Request, SpexProcessor
 
 
 def test_every_listed_synonym_is_accepted(processor):

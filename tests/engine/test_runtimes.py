@@ -17,6 +17,7 @@ import torch
 from engine import Spex
 from engine.blocks import BlockExecutor
 from engine.configuration import SpexConfig
+from engine.errors import EngineBuildFailed, TooLittleMemory
 from engine.modeling import SpexForLandCover
 from engine.runtimes import (
     Choice,
@@ -31,9 +32,8 @@ from engine.runtimes import (
     tensorrt,
 )
 from engine.runtimes.cache import EngineCache, key_of
-from engine.runtimes.calibration import TooLittleMemory, calibrated_batch, largest_batch
+from engine.runtimes.calibration import calibrated_batch, largest_batch
 from engine.runtimes.convolved import convolved
-from engine.runtimes.errors import EngineBuildFailed
 from engine.runtimes.graph import InPrecision, Precision, export_graph
 from engine.training.data import Chips, load_chips
 

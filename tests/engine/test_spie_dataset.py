@@ -16,7 +16,7 @@ from PIL import Image as Picture
 from shapely.geometry import box as rectangle
 
 from engine.errors import UnknownBand
-from engine.processing import DEFAULT_TERMS, Lexicon
+from engine.lexicon import DEFAULT_TERMS, Lexicon
 from engine.spie import InconsistentSample, IndexUnavailable, InvalidBuild, UnusableImagery, dataset
 from engine.spie.chips import SLIVER, Chip, Cutting, footprint, place_numbers, splits
 from engine.spie.dataset import BuildOptions, build, codes_of, number, words_of

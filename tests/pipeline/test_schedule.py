@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from shapely.geometry import box as rectangle
 
-from pipeline.actors import UNITS_PER_ACTOR, CommitFailed, Event, Lost, Sizing
-from pipeline.commit import Commit, CommitContext, Committed
+from pipeline.actors import UNITS_PER_ACTOR, Event, Lost, Sizing
+from pipeline.commit import Commit, CommitContext, CommitFailed, Committed
 from pipeline.errors import LeaseLost, StorageUnavailable
 from pipeline.failures import Failure
 from pipeline.grid import Grid, PixelBox
