@@ -18,8 +18,6 @@ from pathlib import Path
 from infra.soak.faults import FAULTS, Fault
 from infra.soak.harness import Harness, Outcome, counts, document
 
-PORT = 18432
-
 
 def main() -> int:
     """Make the runs, print a line each and a table at the end; return the exit status."""
@@ -61,7 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, metavar="DIR", help="short; default a temporary one")
     parser.add_argument("--keep", action="store_true", help="keep the folders of all runs")
     parser.add_argument("--json", type=Path, metavar="FILE")
-    parser.add_argument("--port", type=int, default=PORT)
+    parser.add_argument("--port", type=int, default=0, help="of the server that the scenes come from; default a free one")
     return parser.parse_args()
 
 
