@@ -93,7 +93,28 @@ def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        with _signals_held():
+            ray.shutdown()
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let SIGTERM and SIGINT wait until the block has ended: Ray that is interrupted while it shuts down ends the process its own way.
+
+    Their handlers, which Ray takes away when it shuts down, are there again afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager

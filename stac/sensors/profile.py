@@ -31,7 +31,8 @@ BAND_NAMES = (
 )
 """Canonical band names (STAC eo common names) in order of wavelength."""
 
-_KEPT = ("platform", "constellation", "instruments", "gsd", "license")
+_TEXTS = ("platform", "constellation", "license")
+"""Properties of an item that a scene keeps beside its instruments and its ground sampling distance."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,19 @@ def make_scene(
         calibration=calibration,
         updated=time_of(item, "updated", "created"),
         href=own_href(item),
-        properties={key: item.properties[key] for key in _KEPT if item.properties.get(key) is not None},
+        properties=_kept(item.properties),
     )
+
+
+def _kept(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what publishing needs of an item's properties, as far as it is of the type that STAC gives it."""
+    kept: dict[str, Any] = {key: properties[key] for key in _TEXTS if isinstance(properties.get(key), str)}
+    instruments, distance = properties.get("instruments"), properties.get("gsd")
+    if isinstance(instruments, list) and all(isinstance(name, str) for name in instruments):
+        kept["instruments"] = instruments
+    if isinstance(distance, int | float) and not isinstance(distance, bool) and 0 < distance < float("inf"):
+        kept["gsd"] = distance
+    return kept
 
 
 def cloud_cover(item: pystac.Item) -> float | None:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,9 @@ class Ended:
         return self.err.strip().splitlines()[-1] if self.err.strip() else ""
 
 
-def start(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-    """Start `spexmap` with these arguments."""
-    command = [sys.executable, "-m", "pipeline", *arguments]
+def start(*arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start `spexmap` with these arguments, under what `prefix` says."""
+    command = [*prefix, sys.executable, "-m", "pipeline", *arguments]
     variables = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", **(environment or {})}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
 
@@ -51,9 +51,9 @@ def ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode, out, err)
 
 
-def spexmap(*arguments: str, environment: Mapping[str, str] | None = None) -> Ended:
+def spexmap(*arguments: str, environment: Mapping[str, str] | None = None, prefix: Sequence[str] = ()) -> Ended:
     """Run `spexmap` to its end."""
-    return ended(start(*arguments, environment=environment))
+    return ended(start(*arguments, environment=environment, prefix=prefix))
 
 
 def run_arguments(demo: Path, **settings: str) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from shutil import rmtree
 
 import psutil
+from hosts import Hosts
 from processes import answers, free_port, wait_for
 
 BIN = Path(sys.executable).parent
@@ -40,6 +41,8 @@ class RayNode:
     """One node: what `ray start --block` started, in a session of its own."""
 
     name: str
+    host: str
+    """Its name among the hosts, where it has one of its own."""
     process: subprocess.Popen[bytes]
     log: Path
 
@@ -80,8 +83,8 @@ class RayNode:
 class RayCluster:
     """A head, and nodes that join it."""
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, environment: Mapping[str, str], hosts: Hosts | None = None) -> None:
+        self.folder, self.hosts = folder, hosts
         self.port, self.dashboard_port = free_port(), free_port()
         self.environment = {
             **os.environ,
@@ -100,7 +103,7 @@ class RayCluster:
     @property
     def address(self) -> str:
         """Of the cluster, for `ray.init` and ``--address`` of ``spexmap run``."""
-        return f"127.0.0.2:{self.port}"
+        return f"{self.nodes['head'].address}:{self.port}"
 
     @property
     def dashboard(self) -> str:
@@ -111,7 +114,10 @@ class RayCluster:
         """Start the node that keeps the cluster's state and takes jobs."""
         dashboard = ["--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard_port}"]
         node = self._start("head", ["--head", f"--port={self.port}", f"--temp-dir={self.folder / 'head'}", *dashboard], Resources(cpus))
-        self._wait(node, lambda: answers(f"{self.dashboard}/api/version"))
+        if self.hosts is None:
+            self._wait(node, lambda: answers(f"{self.dashboard}/api/version"))
+        else:
+            self.wait_joined(node)
         return node
 
     def start_node(self, name: str, resources: Resources) -> RayNode:
@@ -131,8 +137,11 @@ class RayCluster:
     def _start(self, name: str, arguments: list[str], resources: Resources) -> RayNode:
         self._started += 1
         log = self.folder / f"{name}-{self._started}.log"
+        host = f"{name}-{self._started}"
         # Each node has its own address of loopback, as machines have; Ray would replace 127.0.0.1 by an address of the network.
-        command = [str(BIN / "ray"), "start", *arguments, f"--node-ip-address=127.0.0.{self._started + 1}", f"--num-cpus={resources.cpus}"]
+        address = f"127.0.0.{self._started + 1}" if self.hosts is None else self.hosts.add(host)
+        command = [] if self.hosts is None else self.hosts.prefix(host)
+        command += [str(BIN / "ray"), "start", *arguments, f"--node-ip-address={address}", f"--num-cpus={resources.cpus}"]
         command += [f"--num-gpus={resources.gpus}", f"--object-store-memory={STORE_BYTES}", f"--dashboard-agent-listen-port={free_port()}"]
         command += [f"--labels=name={name}", "--disable-usage-stats", "--block"]
         with log.open("wb") as output:
@@ -144,7 +153,7 @@ class RayCluster:
                 env=self.environment | dict(resources.environment),
                 start_new_session=True,
             )
-        self.nodes[name] = RayNode(name, process, log)
+        self.nodes[name] = RayNode(name, host, process, log)
         return self.nodes[name]
 
     @staticmethod
@@ -156,10 +165,15 @@ class RayCluster:
 
 
 @contextmanager
-def ray_cluster(head_cpus: int, nodes: Mapping[str, Resources], environment: Mapping[str, str] | None = None) -> Iterator[RayCluster]:
-    """Run a cluster until the block ends; the folder's name is short, for paths of sockets must be."""
+def ray_cluster(
+    head_cpus: int, nodes: Mapping[str, Resources], environment: Mapping[str, str] | None = None, hosts: Hosts | None = None
+) -> Iterator[RayCluster]:
+    """Run a cluster until the block ends, each node on a host of its own where there are `hosts`.
+
+    The folder's name is short, for paths of sockets must be.
+    """
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))
-    cluster = RayCluster(folder, environment or {})
+    cluster = RayCluster(folder, environment or {}, hosts)
     try:
         cluster.start_head(head_cpus)
         cluster.wait_joined(*[cluster.start_node(name, resources) for name, resources in nodes.items()])

@@ -17,6 +17,7 @@ from typing import Any
 
 import jobs
 import pytest
+from hosts import Hosts, hosts
 from processes import wait_for
 from ray_nodes import BIN, RayCluster, RayNode, Resources, ray_cluster
 
@@ -148,6 +149,33 @@ def test_what_is_lost_in_the_middle_changes_nothing(
     assert jobs.published(jobs.local_files(output)) == undisturbed
     assert "Traceback" not in end.err
     assert name == "cpu" or "a segmenting actor died" in log_of(output)
+
+
+def test_node_that_is_cut_off_and_comes_back_changes_nothing(demo: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """Its processes go on computing and writing for a while; nothing of it is in the map twice, and nothing is missing."""
+    if reason := Hosts.missing():
+        pytest.skip(reason)
+    output = tmp_path / "output"
+    with hosts() as network, ray_cluster(0, {"cpu": CPU, "gpu": GPU}, hosts=network) as cluster:
+        arguments = [*jobs.run_arguments(demo, output=str(output)), "--address", cluster.address]
+        at_head = network.prefix(cluster.nodes["head"].host)
+        run = jobs.start(*arguments, environment=cluster.environment, prefix=at_head)
+        in_the_middle(output, run)
+        lost = cluster.nodes.pop("gpu")
+        network.cut_off(lost.host)
+        try:
+            cluster.wait_joined(cluster.start_node("gpu", GPU))
+            wait_for(lambda: bool(cluster.nodes["gpu"].actors) or run.poll() is not None, "an actor on the new node", jobs.LIMIT)
+            network.join(lost.host)
+            end = jobs.ended(run)
+            if end.status == 3:
+                end = jobs.spexmap(*arguments, environment=cluster.environment, prefix=at_head)
+        finally:
+            lost.end()
+    assert end.status == 0, end.err[-3000:]
+    assert jobs.published(jobs.local_files(output)) == undisturbed
+    assert "Traceback" not in end.err
+    assert "a segmenting actor died" in log_of(output)
 
 
 @pytest.fixture(scope="module")
