@@ -36,4 +36,4 @@ class TooLittleMemory(SpexmapError, MemoryError):
 
 
 class PlannerFailed(SpexmapError, ArithmeticError):
-    """The planner gave a probability that is not a number at a pixel that has data."""
+    """The planner did not run, or gave a probability that is not a number at a pixel that has data: its device cannot be trusted."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 
-from engine.errors import PlannerFailed, RuntimeUnavailable, TooLittleMemory
+from engine.errors import EngineBuildFailed, PlannerFailed, RuntimeUnavailable, TooLittleMemory
 from pipeline.errors import JobError, LeaseLost, RunInterrupted
 
 _OF_DEVICE = ("CUDA error", "device-side assert", "CUDNN_STATUS", "CUBLAS_STATUS", "an illegal memory access")
@@ -34,7 +34,7 @@ def failure_of(error: BaseException) -> Failure:
     """Return the kind of `error`."""
     if isinstance(error, LeaseLost):
         return Failure.LEASE
-    if isinstance(error, JobError | RuntimeUnavailable | TooLittleMemory):
+    if isinstance(error, JobError | RuntimeUnavailable | EngineBuildFailed | TooLittleMemory):
         return Failure.JOB
     if isinstance(error, RunInterrupted) and isinstance(error, OSError):
         return Failure.STORAGE

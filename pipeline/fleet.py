@@ -35,7 +35,7 @@ STARTS = 3
 class Patience:
     """How long is waited for what, in seconds; every one ends in a sentence that says what was waited for."""
 
-    start: float = 300.0
+    start: float = 600.0
     """For an actor to load its model and build its engine, or to get a place."""
     place: float = 60.0
     """For a node that could hold an actor, once there is none."""

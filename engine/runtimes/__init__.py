@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
@@ -92,7 +93,7 @@ def _on_gpu() -> Choice:
     for name in ("tensorrt", "tensorrt-rtx"):
         if tensorrt.is_installed(name) and (name == "tensorrt" or _rtx_knows_this_gpu()):
             return Choice(name, Precision.FLOAT16, f"a GPU, and {name} is installed")
-    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch's compiler takes longer; pip install tensorrt")
+    log.warning("TensorRT is not installed, or does not know this GPU: PyTorch's compiler takes longer; pip install 'spexmap[tensorrt]'")
     return Choice("torch-compile", compiled.best_precision(torch.device("cuda")), "a GPU, and no TensorRT for it")
 
 
@@ -121,21 +122,36 @@ def open_planner(
     Raises
     ------
     RuntimeUnavailable, EngineBuildFailed
-        A runtime that was asked for by name cannot run. With ``auto`` PyTorch takes over, with a warning.
+        A runtime that was asked for by name cannot run. With ``auto`` PyTorch takes over, with a warning: on a GPU its compiler, then without.
     """
     device = torch.device(spex.device)
-    choice = choose(asked, device)
     started = time.monotonic()
-    try:
-        opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
-    except (RuntimeUnavailable, EngineBuildFailed) as error:
-        if asked != "auto":
-            raise
-        log.warning("%s: PyTorch in float32 computes instead, more slowly", error)
-        choice = Choice("torch", Precision.FLOAT32, f"{choice.name} failed: {error}")
-        opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
-    log.info("runtime %s in %s (%s), ready after %.1f s", choice.name, choice.precision, choice.reason, time.monotonic() - started)
-    return opened
+    choice: Choice | None = choose(asked, device)
+    while choice is not None:
+        try:
+            opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
+            with torch.inference_mode():
+                opened.planner(torch.full(windows.shape, 0.1, device=device))
+        except (RuntimeUnavailable, EngineBuildFailed) as error:
+            following = _instead_of(choice, error, device) if asked == "auto" else None
+            if following is None:
+                raise
+            log.warning("%s: %s in %s computes instead, more slowly", error, following.name, following.precision)
+            choice = following
+        else:
+            log.info("runtime %s in %s (%s), ready after %.1f s", choice.name, choice.precision, choice.reason, time.monotonic() - started)
+            return opened
+    raise AssertionError("the last choice returns or raises")
+
+
+def _instead_of(choice: Choice, error: Exception, device: torch.device) -> Choice | None:
+    """Return what `auto` tries after `choice` has failed; None after the reference."""
+    why = f"{choice.name} failed: {error}"
+    if choice.name == "torch":
+        return None
+    if device.type == "cuda" and choice.name != "torch-compile":
+        return Choice("torch-compile", compiled.best_precision(device), why)
+    return Choice("torch", Precision.FLOAT32, why)
 
 
 def _open(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, threads: int) -> OpenedPlanner:
@@ -225,7 +241,9 @@ def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery]
         "shape": windows.shape,
         "precision": str(precision),
         "opset": OPSET,
-        "torch": torch.__version__,
+        # Without what a build of it is for, so that a graph made on a machine without a GPU is found on one that has it.
+        "torch": torch.__version__.partition("+")[0],
+        "transformers": transformers.__version__,
         "code": _code(),
     }
 
@@ -234,6 +252,7 @@ def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery]
 def _code() -> str:
     """Return a hash of the source that decides what a graph computes."""
     root = Path(__file__).parents[1]
-    names = ["class_sets.py", "planner.py", "processing.py", "spex.py", "runtimes/graph.py", "runtimes/convolved.py"]
+    names = ["bands.py", "class_sets.py", "configuration.py", "lexicon.py", "planner.py", "processing.py", "spex.py", "spie/grammar.py"]
+    names += ["runtimes/graph.py", "runtimes/convolved.py"]
     sources = sorted([*root.glob("modeling*.py"), *(root / name for name in names)])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()

@@ -7,8 +7,9 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -57,7 +58,8 @@ class EngineCache:
 
     def forget(self, key: str) -> None:
         """Drop what is kept under a key, so that it is made again."""
-        (self.folder / key).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.folder / key).unlink(missing_ok=True)
 
     def _lock(self, key: str) -> IO[str]:
         """Return a file that no other process has locked until it is closed."""
@@ -82,9 +84,11 @@ class EngineCache:
         """Keep bytes under a key, whole or not at all; where that is not possible, only warn."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self.folder)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(name).replace(self.folder / key)
+            unfinished = self.folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
+            try:
+                unfinished.write_bytes(hashlib.sha256(content).digest() + content)
+                unfinished.replace(self.folder / key)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
             log.warning("the engine could not be kept in %s (%s): the next start builds it again", self.folder, error)

@@ -57,6 +57,9 @@ def _activation_bytes(spex: Spex, bands: Sequence[str], classes: Sequence[str | 
     chip = torch.full((1, len(bands), window, window), 0.1, device=device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    with torch.inference_mode():
-        planner(chip)
+    try:
+        with torch.inference_mode():
+            planner(chip)
+    except torch.OutOfMemoryError as error:
+        raise TooLittleMemory(f"one window of {window} pixels does not fit the device: free it, or take a smaller model ({error})") from error
     return torch.cuda.max_memory_allocated(device) - before

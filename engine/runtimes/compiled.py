@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch._dynamo.exc import BackendCompilerFailed, TorchDynamoException
@@ -9,6 +11,7 @@ from torch._inductor.exc import InductorError
 
 from engine.errors import EngineBuildFailed
 from engine.planner import Planner
+from engine.runtimes.cuda_graph import captured
 from engine.runtimes.graph import InPrecision, Precision, Windows
 
 
@@ -44,13 +47,16 @@ class CompiledPlanner:
         try:
             with torch.no_grad():
                 traced = torch.export.export(module, (example,), strict=False).module()
-            mode = "reduce-overhead" if device.type == "cuda" else None
-            self._compiled = torch.compile(traced, fullgraph=True, dynamic=False, mode=mode)
+            self._compiled: Callable[[Tensor], Tensor] = torch.compile(traced, fullgraph=True, dynamic=False)
             self(example)
+            if device.type == "cuda":
+                # PyTorch's own mode for this keeps graphs for each thread, and blocks are computed in two.
+                self._compiled = captured(self._compiled, example)
         except (BackendCompilerFailed, TorchDynamoException, InductorError, RuntimeError, ImportError) as error:
-            raise EngineBuildFailed(f"PyTorch's compiler refused the graph: {str(error).strip().splitlines()[0]}") from error
+            tool = "Triton" if device.type == "cuda" else "a C++ compiler such as g++"
+            raise EngineBuildFailed(f"PyTorch's compiler, which needs {tool}, failed: {str(error).strip().splitlines()[0]}") from error
 
     def __call__(self, reflectance: Tensor) -> Tensor:
         """Return probabilities (n, K, h, w) float32 of reflectance (n, C, h, w) float32, NaN = no data; overwritten by the next call."""
         with torch.inference_mode():
-            return self._compiled(reflectance)  # type: ignore[no-any-return]
+            return self._compiled(reflectance)

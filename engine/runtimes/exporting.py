@@ -96,6 +96,10 @@ def _check(asked: Export) -> None:
     if asked.runtime == "onnx":
         return
     tensorrt.load_library(asked.runtime)
+    if asked.runtime == "tensorrt" and asked.capability is not None:
+        raise RuntimeUnavailable("tensorrt builds for the GPU of this machine only: leave out the compute capability, or ask for tensorrt-rtx")
+    if asked.runtime == "tensorrt" and not torch.cuda.is_available():
+        raise RuntimeUnavailable("tensorrt builds for the GPU of this machine, and there is none; tensorrt-rtx builds for others")
     if asked.capability is None and not torch.cuda.is_available():
         raise RuntimeUnavailable(f"there is no GPU here to build for; name one, such as {' or '.join(sorted(tensorrt.capabilities())[:2])}")
 

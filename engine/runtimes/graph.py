@@ -13,9 +13,12 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
+from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.planner import Planner
 
 OPSET = 20
+MOST_BYTES = 2**31 - 2**24
+"""Of weights; one ONNX file holds 2 GiB."""
 
 
 class Precision(StrEnum):
@@ -72,13 +75,28 @@ def export_graph(planner: Planner, windows: Windows, precision: Precision = Prec
         The shape that is baked in.
     precision
         Of the weights and of what is computed with them.
+
+    Raises
+    ------
+    RuntimeUnavailable
+        onnx or onnxscript is not installed.
+    EngineBuildFailed
+        The graph cannot be exported, or is larger than the 2 GiB that one ONNX file can hold.
     """
     module = InPrecision(planner, precision).eval()
+    size = sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
+    if size > MOST_BYTES:
+        raise EngineBuildFailed(f"the model has {size / 2**30:.1f} GiB of weights, and one ONNX graph holds 2: ask for torch-compile or torch")
     example = torch.full(windows.shape, 0.1)
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            module, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["reflectance"], output_names=["probabilities"]
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module, (example,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["reflectance"], output_names=["probabilities"]
+            )
+    except ImportError as error:
+        raise RuntimeUnavailable(f"graphs cannot be exported ({error}): pip install onnx onnxscript, or ask for the runtime torch") from error
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise EngineBuildFailed(f"the model cannot be exported as ONNX: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
     assert program is not None
     return bytes(program.model_proto.SerializeToString())
 

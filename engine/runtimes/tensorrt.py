@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engine.errors import EngineBuildFailed, RuntimeUnavailable
+from engine.errors import EngineBuildFailed, PlannerFailed, RuntimeUnavailable
 from engine.runtimes.cache import EngineCache, key_of
 
 log = logging.getLogger(__name__)
 
 MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
-_INSTALL = {"tensorrt": "pip install tensorrt", "tensorrt-rtx": "pip install 'spexmap[tensorrt-rtx]'"}
+_INSTALL = {"tensorrt": "pip install 'spexmap[tensorrt]'", "tensorrt-rtx": "pip install 'spexmap[tensorrt-rtx]'"}
 OLDEST = 10
 """Major version of TensorRT from which networks are strongly typed by default tools and `execute_async_v3` is the only way to run them."""
 
@@ -208,6 +208,8 @@ class TensorRTPlanner:
                 )
             kernels = _Kernels(self._engine, key_of({"kernels": hashlib.sha256(engine).hexdigest(), "device": torch.cuda.get_device_name()}), cache)
             self._context = kernels.context()
+            if self._context is None:
+                raise EngineBuildFailed(f"{name} cannot prepare the engine, perhaps for lack of memory: {_first_line(self._messages.worst)}")
             self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             self._input = torch.zeros(tuple(shape), dtype=torch.float32, device=device)
             self._context.set_input_shape("reflectance", tuple(shape))
@@ -219,8 +221,11 @@ class TensorRTPlanner:
 
     def _captured(self) -> torch.cuda.CUDAGraph | None:
         """Return the execution as a CUDA graph; None where the library does something that cannot be captured."""
-        self._execute()  # what is compiled or allocated on first use must not be captured
-        self._stream.synchronize()
+        try:
+            self._execute()  # what is compiled or allocated on first use must not be captured
+            self._stream.synchronize()
+        except PlannerFailed as error:
+            raise RuntimeUnavailable(f"the engine does not run here: {error}") from error
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, stream=self._stream):
@@ -232,7 +237,7 @@ class TensorRTPlanner:
 
     def _execute(self) -> None:
         if not self._context.execute_async_v3(self._stream.cuda_stream):
-            raise EngineBuildFailed(f"TensorRT did not run the engine: {_first_line(self._messages.worst)}")
+            raise PlannerFailed(f"TensorRT did not run the engine: {_first_line(self._messages.worst)}")
 
     def __call__(self, reflectance: Tensor) -> Tensor:
         """Return probabilities (n, K, h, w) float32 of reflectance (n, C, h, w) float32, NaN = no data; overwritten by the next call."""

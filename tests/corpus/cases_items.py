@@ -174,6 +174,12 @@ CASES = (
     Case("extensions-null", "stac_extensions is null", put("stac_extensions", None), RIGHT),
     Case("type-missing", "an item does not say that it is a Feature", drop("type"), RIGHT),
     Case("title-number", "text properties are numbers and lists", item(lambda d: d["properties"].update(title=5, platform=["x"], created={})), RIGHT),
+    Case(
+        "platform-infinite",
+        "text properties are numbers that JSON has not",
+        item(lambda d: d["properties"].update(platform=float("inf"), instruments=[float("nan")], gsd="ten", license=0)),
+        RIGHT,
+    ),
     Case("level-1c", "an item is Level-1C", put("properties.s2:product_type", "S2MSI1C"), REFUSED, "Level-1C"),
     Case(
         "other-sensor",

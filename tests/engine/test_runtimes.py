@@ -137,18 +137,58 @@ def test_a_pixel_has_the_same_bytes_in_any_block(graph: bytes, chips: Chips) -> 
         np.testing.assert_array_equal(getattr(part, plane), getattr(whole, plane)[17:60, 101:160])
 
 
-RTX = [(sm, Precision.FLOAT16) for sm in ("sm75", "sm89", "sm120")] + [("sm80", Precision.BFLOAT16), ("sm120", Precision.BFLOAT16)]
+RTX = [(sm, Precision.FLOAT16) for sm in ("sm75", "sm89", "sm120")]
+RTX += [(sm, Precision.BFLOAT16) for sm in ("sm80", "sm89", "sm120")]
 
 
 @pytest.mark.parametrize(("capability", "precision"), RTX)
-def test_the_whole_model_builds_as_one_engine(small: Spex, tmp_path: Path, capability: str, precision: Precision) -> None:
+def test_the_whole_model_builds_as_one_engine(
+    small: Spex, tmp_path: Path, capsys: pytest.CaptureFixture[str], capability: str, precision: Precision
+) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
     asked = exporting.Export("spex-small", tmp_path, "tensorrt-rtx", capability, BANDS, CLASSES, SIDE, precision=str(precision))
     written = exporting.export(asked)
     facts = json.loads(written.path.with_suffix(".json").read_text())
-    print(f"spex-small {precision} for {capability}: {written.size / 1e6:.1f} MB in {written.seconds:.1f} s")
+    with capsys.disabled():
+        print(f"\nspex-small {precision} for {capability}: {written.size / 1e6:.1f} MB in {written.seconds:.1f} s")
     assert written.path.stat().st_size == written.size > 5_000_000
     assert facts["weights"] == small.fingerprint and facts["for"] == capability and facts["input"]["shape"] == [1, 6, SIDE, SIDE]
+
+
+def test_an_export_for_another_gpu_is_refused_by_the_library_that_builds_for_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "load_library", lambda name: None)
+    for capability, words in (("sm89", "leave out the compute capability"), (None, "there is none")):
+        with pytest.raises(RuntimeUnavailable, match=words):
+            exporting.export(exporting.Export("spex-small", tmp_path, "tensorrt", capability))
+
+
+def test_auto_goes_on_without_what_exports_graphs(small: Spex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    monkeypatch.setenv("SPEXMAP_CACHE", str(tmp_path))
+
+    def missing(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'onnxscript'")
+
+    monkeypatch.setattr(torch.onnx, "export", missing)
+    assert open_planner(small, BANDS, CLASSES, Windows(64, len(BANDS))).choice.name == "torch"
+    with pytest.raises(RuntimeUnavailable, match="pip install onnx onnxscript"):
+        open_planner(small, BANDS, CLASSES, Windows(64, len(BANDS)), "openvino")
+
+
+def test_a_graph_that_one_file_cannot_hold_is_refused_before_it_is_made(small: Spex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.runtimes.graph.MOST_BYTES", 1000)
+    with pytest.raises(EngineBuildFailed, match="one ONNX graph holds 2"):
+        export_graph(small.planner(BANDS, CLASSES), Windows(64, len(BANDS)))
+
+
+def test_a_cache_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        path.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    EngineCache(tmp_path).write("key", b"engine")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_graph_in_bfloat16_is_refused_by_a_gpu_that_has_none(small: Spex) -> None:
