@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pipeline.errors import JobError
 from pipeline.grid import PixelBox
 from pipeline.published import PublishedTile, latest_versions, published_tiles
 from pipeline.series import Series
@@ -24,7 +25,7 @@ from stac.records import ItemEntry, MapClass, SeriesRecord
 
 log = logging.getLogger(__name__)
 
-CATALOG = "catalog.json"
+CATALOG, IDENTIFIER = "catalog.json", "spexmap"
 DESCRIPTION = "Land-cover maps made by spexmap: a tile is one item with class, confidence, source scene and quality of every pixel."
 
 
@@ -41,6 +42,19 @@ def publish_series(storage: Storage, series: Series, record: SeriesRecord, model
     entries = [ItemEntry.of(tile.key.path, tile.item) for tile in of_series]
     written += _write(storage, publish.collection_path(series.name), canonical_json(publish.collection(record, entries)))
     return written + _write_catalog(storage)
+
+
+def check_catalog_is_ours(storage: Storage) -> None:
+    """Raise JobError where the output's folder has a catalog.json that is no root catalog of maps: scenes may lie there, and it would be replaced."""
+    if not storage.exists(CATALOG):
+        return
+    try:
+        found = json.loads(storage.read_bytes(CATALOG))
+        ours = (found["type"], found["id"]) == ("Catalog", IDENTIFIER)
+    except (ValueError, KeyError, TypeError):
+        ours = False
+    if not ours:
+        raise JobError(f"output: {storage.shown} has a {CATALOG} that spexmap did not write; give a folder of its own, or take that file away")
 
 
 def _supersede(storage: Storage, tiles: Iterable[PublishedTile], latest: Iterable[PublishedTile]) -> int:
@@ -90,8 +104,17 @@ def _write_vrts(storage: Storage, series: Series, classes: tuple[MapClass, ...],
 def _write_catalog(storage: Storage) -> int:
     """Write the root catalog over every collection of the output."""
     paths = [path for path in storage.find() if path.count("/") == 1 and path.endswith("/collection.json")]
-    titles = {path.split("/")[0]: str(json.loads(storage.read_bytes(path)).get("title", "")) for path in paths}
-    return _write(storage, CATALOG, canonical_json(publish.catalog("spexmap", "Land-cover maps", DESCRIPTION, titles)))
+    titles = {path.split("/")[0]: title for path in paths if (title := _title(storage, path)) is not None}
+    return _write(storage, CATALOG, canonical_json(publish.catalog(IDENTIFIER, "Land-cover maps", DESCRIPTION, titles)))
+
+
+def _title(storage: Storage, path: str) -> str | None:
+    """Return the title of a collection; with a warning None where it is damaged, which a run of its own series mends."""
+    try:
+        return str(json.loads(storage.read_bytes(path)).get("title", ""))
+    except (ValueError, AttributeError) as error:
+        log.warning("%s is damaged (%s) and is left out of the catalog until its series is run again", storage.url(path), error)
+        return None
 
 
 def _write(storage: Storage, path: str, content: bytes) -> int:

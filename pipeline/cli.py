@@ -88,6 +88,8 @@ def _command(function: Callable[P, int]) -> Callable[P, None]:
         except Exception as error:
             logging.getLogger(__name__).exception("an error that nobody foresaw")
             status = _fail(f"{type(error).__name__}: {error}; this is a defect of spexmap, please report it with the traceback above", STOPPED)
+        # From here on a signal ends the process plainly: an exception in what runs at exit would print a stack.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         raise SystemExit(status)
 
     return command

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 128 * 2**20
 """Fixed: on one machine pixels never go through the object store, so it holds references, plan rows and settings only."""
 
+REACH_ATTEMPTS = 3
+LEAST_TEMPORARY = 50 * 2**20
+"""Bytes; with less in the folder for temporary files Ray does not start, and does not say why."""
 CONTROL_SERVICE = "gcs_server"
 SHARED_MEMORY = Path("/dev/shm")
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -83,10 +87,13 @@ def cluster(address: str | None = None) -> Iterator[bool]:
 @contextmanager
 def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
     terminate = signal.getsignal(signal.SIGTERM)
+    place = address.removeprefix("ray://")
+    if re.fullmatch(r"[^/\s]+:\d+", place) and not any(_answers(place) for _ in range(REACH_ATTEMPTS)):
+        raise RunInterrupted(f"nothing answers at {place}, which is to be the address of a Ray cluster; look at --address or RAY_ADDRESS")
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:  # where a node does not start in time, Ray raises just that
-        raise RunInterrupted(f"no Ray cluster at {address}: {error}{_token_hint(error)}") from error
+        raise RunInterrupted(f"no Ray cluster at {address}: {error}{_token_hint(error)}{_disk_hint()}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray puts handlers of its own there, which print a stack and abort.
         signal.signal(signal.SIGTERM, terminate)
@@ -160,7 +167,7 @@ def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
-    except OSError:
+    except (OSError, OverflowError):
         return False
     return True
 
@@ -190,6 +197,12 @@ def _remote() -> dict[str, Any]:
     """Return what a run adds to a cluster's environment; what the job that it runs in has set is left as it is."""
     job = json.loads(os.environ.get(JOB_CONFIG, "{}")).get("runtime_env") or {}
     return {"runtime_env": {"env_vars": {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in job.get("env_vars", {})}}}
+
+
+def _disk_hint() -> str:
+    folder = Path(tempfile.gettempdir())
+    free = _free_bytes(folder)
+    return f"; {folder} has only {free / 2**20:.1f} MB free" if free < LEAST_TEMPORARY else ""
 
 
 def _token_hint(error: BaseException) -> str:

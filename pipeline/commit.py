@@ -7,7 +7,6 @@ crash at any point leaves a folder without an item, which the next attempt write
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from pipeline.grid import PixelBox
 from pipeline.mosaic import Planes, TileRasters, make_rasters
 from pipeline.period import Period
 from pipeline.plan import TilePlan
+from pipeline.published import read_item
 from pipeline.series import Series
 from pipeline.staging import StagedBlock, discard, read_staged, staged_path
 from pipeline.storage import Fence, Storage
@@ -125,8 +125,8 @@ def commit_tile(commit: Commit) -> Committed:
     context = commit.context
     storage = Storage(context.output, context.fence)
     key = context.key(commit.tile.id, commit.version)
-    if storage.exists(key.path):
-        return _committed_before(storage, commit, key)
+    if storage.exists(key.path) and (before := read_item(storage, key.path)) is not None:
+        return _committed_before(storage, commit, key, before)
     with TemporaryDirectory(prefix="spexmap-") as folder:
         statistics = TileStatistics()
         rasters = make_rasters(
@@ -145,8 +145,8 @@ def commit_tile(commit: Commit) -> Committed:
     return Committed(commit.tile.id, commit.version, areas)
 
 
-def _committed_before(storage: Storage, commit: Commit, key: ItemKey) -> Committed:
-    properties = json.loads(storage.read_bytes(key.path))["properties"]
+def _committed_before(storage: Storage, commit: Commit, key: ItemKey, document: Mapping[str, Any]) -> Committed:
+    properties = document["properties"]
     if properties["spexmap:fingerprint"] != commit.fingerprint:
         raise VersionTaken(f"{storage.url(key.path)} was published by another run meanwhile; run the same command again")
     discard(storage, commit.fingerprint)

@@ -366,7 +366,11 @@ def _expand(name: str, text: str, environment: Mapping[str, str]) -> str:
     missing = [variable for variable in _VARIABLE.findall(text) if variable not in environment]
     if missing:
         raise JobError(f"source.headers.{name}: the environment variable {missing[0]} is not set; export it before the run")
-    return _VARIABLE.sub(lambda match: environment[match[1]], text)
+    # A secret that is mounted as a file often ends with a line break.
+    value = _VARIABLE.sub(lambda match: environment[match[1]].strip(), text).strip()
+    if re.search(r"[^\x20-\x7e\xa0-\xff]", value):
+        raise JobError(f"source.headers.{name}: its value has a line break or another character that no header may have; look at its variables")
+    return value
 
 
 def _resolve_paths(job: JobSpec, name: str) -> JobSpec:

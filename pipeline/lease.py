@@ -58,7 +58,7 @@ def default_validity() -> timedelta:
     text = os.environ.get(VALIDITY_VARIABLE, "")
     try:
         validity = timedelta(seconds=float(text)) if text else VALID
-    except ValueError:
+    except (ValueError, OverflowError):
         validity = timedelta(0)
     if validity <= timedelta(0):
         raise JobError(f"{VALIDITY_VARIABLE}={text}: give a number of seconds above 0, or leave it away for {VALID.seconds}")
@@ -196,12 +196,23 @@ class Lease:
 
 
 def _newest(storage: Storage) -> tuple[int, Mapping[str, Any]]:
-    """Return generation and record of the last lease, 0 where there is none."""
-    generation: int = 0
-    record: Mapping[str, Any] = {}
-    while following := _record(storage, generation + 1):
-        generation, record = generation + 1, following
-    return generation, record
+    """Return generation and record of the last lease, 0 where there is none.
+
+    They are listed, not counted up: a run that was killed while it gave its leases back leaves the later ones.
+    """
+    generations = sorted((generation for path in storage.find(WORK) if (generation := _generation(path))), reverse=True)
+    for generation in generations:
+        if record := _record(storage, generation):
+            return generation, record
+    return 0, {}
+
+
+def _generation(path: str) -> int:
+    """Return which generation of leases lies at a path, 0 where it is no lease's."""
+    if path == PATH:
+        return 1
+    number = path.removeprefix(f"{WORK}/lease.").removesuffix(".json")
+    return int(number) if number.isdecimal() and is_lease(path) else 0
 
 
 def _record(storage: Storage, generation: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import fsspec
 
 from pipeline.plan import Plan, TilePlan
 from spexmap import SpexmapError
+from stac.deadline import within
 from stac.documents import CatalogSession
 from stac.scenes import BandSource, MaskSource, Scene
 from stac.signing import gdal_path
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0
 """How long a server is waited for, unless the environment limits GDAL's waits (GDAL_HTTP_CONNECTTIMEOUT, GDAL_HTTP_LOW_SPEED_TIME)."""
+WHOLE_SECONDS = 60.0
+"""For the whole of an answer."""
 ATTEMPTS = 3
 PINNED_AT_A_TIME = 16
 PLANNING_SECONDS = 120.0
@@ -85,6 +88,10 @@ def file_state(path: str) -> FileState | None:
 
 
 def _http_state(url: str) -> FileState | None:
+    return within(WHOLE_SECONDS, partial(_asked_state, url))
+
+
+def _asked_state(url: str) -> FileState | None:
     """Ask for one byte: signed URLs often allow GET alone. Nothing is tried again here, for the client's own log of that names the whole URL."""
     with CatalogSession(url, retries=0) as session:
         answer = session.get(url, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"}, stream=True, timeout=_limits())

@@ -7,6 +7,7 @@ an interruption.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from typing import Any
 
 from pipeline.storage import Storage
 from stac.records import ItemKey
+
+log = logging.getLogger(__name__)
 
 _ITEM = re.compile(r"([^/]+)/(\d{4}-\d\d-\d\d)_(\d{4}-\d\d-\d\d)/([^/]+)/v(\d+)/[^/]+\.json")
 _READERS = 16
@@ -40,7 +43,7 @@ def published_tiles(storage: Storage, folder: str) -> tuple[PublishedTile, ...]:
     """Return every committed version of every tile below `folder` (a series, or one period of it), ordered by path."""
     keys = [key for path in storage.find(folder) if (key := _key_of(path)) is not None]
     with ThreadPoolExecutor(_READERS) as pool:
-        return tuple(pool.map(partial(_read, storage), keys))
+        return tuple(tile for tile in pool.map(partial(_read, storage), keys) if tile is not None)
 
 
 def latest_versions(tiles: Iterable[PublishedTile]) -> tuple[PublishedTile, ...]:
@@ -58,5 +61,16 @@ def _key_of(path: str) -> ItemKey | None:
     return key if key.path == path else None
 
 
-def _read(storage: Storage, key: ItemKey) -> PublishedTile:
-    return PublishedTile(key, json.loads(storage.read_bytes(key.path)))
+def _read(storage: Storage, key: ItemKey) -> PublishedTile | None:
+    item = read_item(storage, key.path)
+    return None if item is None else PublishedTile(key, item)
+
+
+def read_item(storage: Storage, path: str) -> Mapping[str, Any] | None:
+    """Return the item at `path`; with a warning None where it is damaged: that version counts as not committed and is made again."""
+    try:
+        item = json.loads(storage.read_bytes(path))
+        return item if item["properties"]["spexmap:fingerprint"] else None
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s: %s): that version is made again", storage.url(path), type(error).__name__, error)
+        return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from ray.exceptions import RayError
 
+from pipeline.catalog import check_catalog_is_ours
 from pipeline.cluster import check_outlives_job
 from pipeline.errors import JobError, NoScenes, RunInterrupted
 from pipeline.faults import reason, shown_url
@@ -100,6 +101,7 @@ def run_job(job: JobSpec, *, new_series: bool = False, block: int | None = None,
     check_outlives_job(job.output)
     storage = Storage(job.output)
     storage.check_writable()
+    check_catalog_is_ours(storage)
     lease = Lease(storage)
     lease.refuse_if_held()
     request = Request.of(job)
@@ -147,8 +149,12 @@ def _raise_no_scenes(job: JobSpec, period: str, refused: list[tuple[str, str]]) 
 def _frozen_series(storage: Storage, name: str) -> Series | None:
     """Return the series as the output holds it: from its collection, or from a run that did not get that far."""
     path = collection_path(name)
-    if storage.exists(path):
+    try:
         return Series.from_dict(json.loads(storage.read_bytes(path))["spexmap:series"])
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s) and is written again", storage.url(path), reason(error))
     records = [record for record in _records(storage) if record.series.get("name") == name]
     return Series.from_dict(records[-1].series) if records else None
 
@@ -156,7 +162,16 @@ def _frozen_series(storage: Storage, name: str) -> Series | None:
 def _records(storage: Storage) -> list[RunRecord]:
     """Return the records of all runs of the output, oldest first."""
     paths = [path for path in storage.find("runs") if path.endswith("/run.json")]
-    return sorted((RunRecord.from_json(storage.read_bytes(path)) for path in paths), key=lambda record: (record.started, record.run_id))
+    records = (_record(storage, path) for path in paths)
+    return sorted((record for record in records if record is not None), key=lambda record: (record.started, record.run_id))
+
+
+def _record(storage: Storage, path: str) -> RunRecord | None:
+    try:
+        return RunRecord.from_json(storage.read_bytes(path))
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s): that run is not gone on with", storage.url(path), reason(error))
+        return None
 
 
 def _unfinished(storage: Storage, key: str) -> Run | None:

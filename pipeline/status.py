@@ -60,7 +60,11 @@ def _run_ids(storage: Storage) -> list[str]:
 
 
 def _status(storage: Storage, run_id: str) -> RunStatus:
-    record = RunRecord.from_json(storage.read_bytes(f"runs/{run_id}/run.json"))
+    path = f"runs/{run_id}/run.json"
+    try:
+        record = RunRecord.from_json(storage.read_bytes(path))
+    except (ValueError, KeyError, TypeError) as error:
+        raise JobError(f"{storage.url(path)} is damaged ({type(error).__name__}: {error}); run the job again, or delete that folder") from error
     plan = _plan(storage, run_id)
     ended: dict[str, str] = {tile.tile: tile.state for tile in _ended(storage, run_id)}
     if plan is not None and len(ended) < len(plan.tiles):

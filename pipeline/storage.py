@@ -140,6 +140,8 @@ class Storage:
             return
         temporary = self._temporary(path)
         LocalFileSystem().put_file(str(local), str(temporary))
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
         temporary.replace(self.url(path))
         arrived, sent = self.size(path), local.stat().st_size
         if arrived != sent:

@@ -7,12 +7,14 @@ are attached when a request leaves, and so appear in no log.
 from __future__ import annotations
 
 import json
+import logging
 import posixpath
 import re
 import zlib
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urljoin, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
@@ -22,14 +24,29 @@ from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 from urllib3.util import Retry
 
+from stac.deadline import within
 from stac.errors import CatalogError, CatalogMissing, CatalogNotJson
 from stac.quiet_logs import hide_queries
 
+log = logging.getLogger(__name__)
+
+WHOLE_SECONDS = 900.0
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each read."""
 OBJECT_STORES = ("s3", "gs")
 MOST_BYTES = 2**30
 """A packed document that grows beyond this is refused."""
+
+
+class _LoggedRetry(Retry):
+    """Says that a request is repeated, and why, without its URL's query."""
+
+    def increment(self, method: Any = None, url: Any = None, response: Any = None, error: Any = None, *rest: Any, **more: Any) -> Self:
+        """Count one failure; raises where it was the last that is allowed."""
+        following = super().increment(method, url, response, error, *rest, **more)
+        why = f"it answered {response.status}" if response is not None else type(error).__name__
+        log.warning("the catalog did not give %s (%s); asking again", urlsplit(str(url)).path, why)
+        return following
 
 
 class CatalogSession(requests.Session):
@@ -45,10 +62,15 @@ class CatalogSession(requests.Session):
         How often one request is asked again.
     longest_wait
         Seconds; a longer Retry-After is cut to this.
+    whole_seconds
+        For one request with all its repetitions and its body.
     """
 
-    def __init__(self, url: str, headers: Mapping[str, str] | None = None, retries: int = 6, longest_wait: int = 120) -> None:
+    def __init__(
+        self, url: str, headers: Mapping[str, str] | None = None, retries: int = 6, longest_wait: int = 120, whole_seconds: float = WHOLE_SECONDS
+    ) -> None:
         super().__init__()
+        self._whole_seconds = whole_seconds
         hide_queries()
         self._origin = _origin(url)
         self._secrets = dict(headers or {})
@@ -59,7 +81,7 @@ class CatalogSession(requests.Session):
             wait=wait_exponential(multiplier=0.2, max=5),
             reraise=True,
         )
-        retry = Retry(
+        retry = _LoggedRetry(
             total=retries,
             status_forcelist=(429, 500, 502, 503, 504),
             allowed_methods=None,
@@ -79,7 +101,7 @@ class CatalogSession(requests.Session):
         if _origin(request.url or "") == self._origin:
             request.headers.update(self._secrets)
         kwargs["timeout"] = kwargs.get("timeout") or TIMEOUT
-        return self._torn_answers(super().send, request, **kwargs)
+        return within(self._whole_seconds, partial(self._torn_answers, super().send, request, **kwargs))
 
 
 class Documents:

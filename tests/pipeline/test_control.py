@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+
+import pytest
+
+from pipeline.cluster import cluster
+from pipeline.errors import RunInterrupted
 
 _WATCHED = """
 import socket, sys, time
@@ -37,3 +43,10 @@ def test_a_control_service_that_answers_or_a_run_that_has_ended_is_left_alone() 
     for how in ("stays", "ends first"):
         ended = _watched(how)
         assert (ended.returncode, ended.stdout) == (0, "still here\n")
+
+
+def test_an_address_at_which_nothing_answers_is_said_at_once() -> None:
+    started = time.monotonic()
+    with pytest.raises(RunInterrupted, match=r"nothing answers at 127\.0\.0\.1:1"), cluster("127.0.0.1:1"):
+        pass
+    assert time.monotonic() - started < 30

@@ -282,6 +282,14 @@ def test_a_header_is_expanded_only_at_use_and_never_written(write: Write) -> Non
         job.source.resolve_headers({})
 
 
+def test_a_line_break_around_a_secret_is_left_out_and_one_inside_is_refused_without_showing_it(write: Write) -> None:
+    job = load_job(write(MINIMAL.replace("  catalog:", '  headers: {Authorization: "Bearer ${TOKEN}"}\n  catalog:')))
+    assert job.source.resolve_headers({"TOKEN": "t0psecret\n"}) == {"Authorization": "Bearer t0psecret"}
+    with pytest.raises(JobError, match=r"source\.headers\.Authorization: its value has a line break") as refused:
+        job.source.resolve_headers({"TOKEN": "t0p\nsecret"})
+    assert "secret" not in str(refused.value).replace("its value", "")
+
+
 def test_an_error_beside_a_secret_does_not_show_it(write: Write) -> None:
     text = MINIMAL.replace("  catalog:", "  headers: {Authorization: [plainsecret]}\n  catalog:")
     with pytest.raises(JobError) as caught:

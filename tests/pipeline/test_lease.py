@@ -50,6 +50,17 @@ def test_second_run_is_told_who_holds_the_output(storage: Storage) -> None:
     Lease(storage).refuse_if_held()
 
 
+def test_a_run_that_was_killed_while_it_gave_its_leases_back_is_followed(storage: Storage) -> None:
+    """It deletes the first lease first, so a later one can stay alone."""
+    with Lease(storage):
+        record = record_of(storage)
+    storage.write_bytes(lease_path(2), json.dumps(record | {"process_started": 1.0}).encode())
+    with Lease(storage) as lease:
+        lease.fenced.write_bytes("published", b"x")
+        assert record_of(storage, 3)["pid"] == os.getpid()
+    assert not [path for path in storage.find() if is_lease(path)]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

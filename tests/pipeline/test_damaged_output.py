@@ -1,0 +1,58 @@
+"""Records of an output that are damaged, as after a loss of power: named, left out, and made again; what is not ours is not touched."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog import check_catalog_is_ours
+from pipeline.errors import JobError
+from pipeline.published import published_tiles
+from pipeline.run import _frozen_series, _records
+from pipeline.status import read_status
+from pipeline.storage import Storage
+
+ITEM = "m/2023-01-01_2023-01-31/t0/v1/m_t0_2023-01-01_2023-01-31_v1.json"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"properties": {}}', b"{\xff"])
+def test_a_damaged_item_counts_as_not_committed(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+    storage.write_bytes(ITEM, json.dumps({"properties": {"spexmap:fingerprint": "abc"}}).encode())
+    assert [tile.fingerprint for tile in published_tiles(storage, "m")] == ["abc"]
+    storage.write_bytes(ITEM, content)
+    with caplog.at_level(logging.WARNING):
+        assert published_tiles(storage, "m") == ()
+    assert ITEM in caplog.text and "made again" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}"])
+def test_a_damaged_run_record_is_named_and_left_out(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+    storage.write_bytes("runs/r1/run.json", content)
+    assert _records(storage) == []
+    assert "runs/r1/run.json is damaged" in caplog.text
+    with pytest.raises(JobError, match=r"runs/r1/run\.json is damaged"):
+        read_status(storage.root)
+
+
+def test_a_damaged_collection_is_named_and_written_again(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
+    storage.write_bytes("m/collection.json", b"")
+    assert _frozen_series(storage, "m") is None
+    assert "m/collection.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b'{"type": "Catalog", "id": "sentinel-2"}', b"", b"[1]"])
+def test_a_catalog_of_somebody_else_is_not_replaced(storage: Storage, content: bytes) -> None:
+    check_catalog_is_ours(storage)
+    storage.write_bytes("catalog.json", b'{"type": "Catalog", "id": "spexmap"}')
+    check_catalog_is_ours(storage)
+    storage.write_bytes("catalog.json", content)
+    with pytest.raises(JobError, match="that spexmap did not write; give a folder of its own"):
+        check_catalog_is_ours(storage)
