@@ -136,7 +136,10 @@ class Harness:
         kinds = [first]
         if len(among) > 1 and random.random() < 0.3:
             kinds.append(random.choice([kind for kind in among if kind is not first and kind.__bases__ != first.__bases__] or [first]))
-        return [kind(stage) for kind in dict.fromkeys(kinds)]
+        faults = [kind(stage) for kind in dict.fromkeys(kinds)]
+        for fault in faults:
+            fault.alone = len(faults) == 1
+        return faults
 
     def one_run(self, number: int, among: tuple[type[Fault], ...]) -> Outcome:
         """Make a run under its faults, start it again until it ends with 0, and judge it; a failed one keeps its folder."""
