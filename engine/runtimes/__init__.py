@@ -202,7 +202,7 @@ def cached_engine(
     library = tensorrt.load_library(choice.name)
     target = capability or "sm{}{}".format(*torch.cuda.get_device_capability())
     facts = _facts(spex, bands, classes, windows, choice.precision) | {"library": choice.name, "version": library.__version__, "for": target}
-    meant = target if choice.name == "tensorrt-rtx" else None
+    meant = target if choice.name == "tensorrt-rtx" else capability
 
     def build() -> bytes:
         return tensorrt.build_engine(cached_graph(spex, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())

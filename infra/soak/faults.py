@@ -8,13 +8,15 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+import psutil
+
 from infra.soak.job import Attempt, Run, send
+from infra.soak.moments import Moment
 from infra.soak.proxy import CALM, KINDS, FaultProxy, Weather
 
 STOPPED = frozenset({0, 1, 3})
@@ -41,6 +43,8 @@ class Fault:
     statuses: ClassVar[frozenset[int]] = STOPPED
     """With which the disturbed attempt may end; the ones after it must end with 0."""
 
+    standing: ClassVar[bool] = False
+    """Whether it is there from the start, at no moment of its own."""
     alone = True
     """Whether nothing else is done to the run."""
 
@@ -51,7 +55,7 @@ class Fault:
     @property
     def words(self) -> str:
         """What is done, and when."""
-        return f"{self.name} {self.moment}"
+        return self.name if self.standing else f"{self.name} {self.moment}"
 
     @classmethod
     def missing(cls) -> str:
@@ -71,52 +75,6 @@ class Fault:
 
     def heal(self, run: Run) -> None:
         """Put right what was done, as an operator would before the command is given again."""
-
-
-PHASES: dict[str, Callable[[Run], bool]] = {
-    "from the start": lambda run: True,
-    "once planned": lambda run: _appeared(run, "runs/*/plan.parquet"),
-    "once mapping": lambda run: _appeared(run, "runs/*/run.json") and '"running"' in _newest(run, "runs/*/run.json"),
-    "with a block staged": lambda run: _appeared(run, ".work/*/*.arrow"),
-    "with a raster there": lambda run: _appeared(run, "*/*/*/v*/*_landcover.tif"),
-    "with a tile published": lambda run: _appeared(run, "*/*/*/v*/*_v?.json"),
-    "with the map there": lambda run: _appeared(run, "*/*/landcover.vrt"),
-}
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A phase of the run and a delay after it is reached."""
-
-    phase: str
-    delay: float
-
-    @classmethod
-    def choose(cls, random: Random, among: tuple[str, ...] = tuple(PHASES)) -> Moment:
-        """Return a random one."""
-        return cls(random.choice(among), round(random.uniform(0, 1.5) * random.random(), 3))
-
-    def wait(self, run: Run, attempt: Attempt) -> bool:
-        """Wait for it; return False where the driver ended before."""
-        if not attempt.until(lambda: PHASES[self.phase](run)):
-            return False
-        end = time.monotonic() + self.delay
-        return attempt.until(lambda: time.monotonic() >= end)
-
-    def __str__(self) -> str:
-        """Return the moment in words."""
-        return f"{self.phase} + {self.delay:g} s"
-
-
-def _appeared(run: Run, pattern: str) -> bool:
-    return next(run.output.glob(pattern), None) is not None
-
-
-def _newest(run: Run, pattern: str) -> str:
-    try:
-        return max(run.output.glob(pattern)).read_text()
-    except (OSError, ValueError):
-        return ""
 
 
 class DriverKilled(Fault):
@@ -200,12 +158,16 @@ class WorkerFrozen(Fault):
     def strike(self, run: Run, attempt: Attempt) -> bool:
         if not attempt.until(lambda: bool(attempt.workers(self.title))):
             return False
-        frozen = attempt.workers(self.title)
-        send(frozen, signal.SIGSTOP)
-        end = time.monotonic() + self.seconds
-        attempt.until(lambda: time.monotonic() >= end)
-        send(frozen, signal.SIGCONT)
-        return bool(frozen)
+        return _freeze(attempt, attempt.workers(self.title), self.seconds)
+
+
+def _freeze(attempt: Attempt, processes: list[psutil.Process], seconds: float) -> bool:
+    """Stop `processes` and let them go on later; return whether there were any."""
+    send(processes, signal.SIGSTOP)
+    end = time.monotonic() + seconds
+    attempt.until(lambda: time.monotonic() >= end)
+    send(processes, signal.SIGCONT)
+    return bool(processes)
 
 
 class NodeFrozen(Fault):
@@ -220,12 +182,7 @@ class NodeFrozen(Fault):
         self.seconds = stage.random.uniform(2, 8)
 
     def strike(self, run: Run, attempt: Attempt) -> bool:
-        frozen = [*attempt.workers("raylet"), *attempt.workers("ray::")]
-        send(frozen, signal.SIGSTOP)
-        end = time.monotonic() + self.seconds
-        attempt.until(lambda: time.monotonic() >= end)
-        send(frozen, signal.SIGCONT)
-        return bool(frozen)
+        return _freeze(attempt, [*attempt.workers("raylet"), *attempt.workers("ray::")], self.seconds)
 
 
 class KilledBeforeItem(Fault):
@@ -336,6 +293,7 @@ class ServersFail(Fault):
 
     name = "5 % of catalog and scene calls fail"
     statuses = frozenset({0})
+    standing = True
     rate = 0.05
 
     def prepare(self, run: Run) -> None:
@@ -348,10 +306,6 @@ class ServersFail(Fault):
 
     def heal(self, run: Run) -> None:
         self.stage.proxy.clear(CALM)
-
-    @property
-    def words(self) -> str:
-        return self.name
 
 
 class SceneReplaced(Fault):
@@ -436,6 +390,7 @@ class DeviceGivesNaN(Fault):
 
     name = "actor gives NaN"
     statuses = frozenset({0})
+    standing = True
 
     def prepare(self, run: Run) -> None:
         run.environment |= {"PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_NAN": str(run.folder / "broken")}
@@ -452,16 +407,13 @@ class DeviceGivesNaN(Fault):
         run.environment.pop("PYTHONPATH", None)
         run.environment.pop("SPEXMAP_SOAK_NAN")
 
-    @property
-    def words(self) -> str:
-        return self.name
-
 
 class SharedMemorySmall(Fault):
     """As in a container with the default of 64 MB in /dev/shm; needs the right to mount."""
 
     name = "64 MB of shared memory"
     statuses = frozenset({0})
+    standing = True
 
     @classmethod
     def missing(cls) -> str:
@@ -475,10 +427,6 @@ class SharedMemorySmall(Fault):
 
     def heal(self, run: Run) -> None:
         run.prefix = []
-
-    @property
-    def words(self) -> str:
-        return self.name
 
 
 FAULTS: tuple[type[Fault], ...] = (
