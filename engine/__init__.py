@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from engine.description import ClassQuery
 from engine.errors import InvalidReflectance, ModelNotFound, UnknownBand, UnknownClass
 
 if TYPE_CHECKING:
-    from engine.spex import ClassQuery, Segmentation, Spex
+    from engine.spex import Segmentation, Spex
 
 __all__ = ["ClassQuery", "InvalidReflectance", "ModelNotFound", "Segmentation", "Spex", "UnknownBand", "UnknownClass"]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.bands import band, channel_of, check_bands, in_wavelength_order
+from engine.bands import channel_of, check_bands
 from engine.class_sets import answering_set, known_to_set, rows_of_set
 from engine.configuration import SpexConfig
-from engine.errors import UnknownBand, UnknownClass
+from engine.description import WINDOW, ClassQuery, ModelDescription
+from engine.errors import UnknownBand
 from engine.explanation import describe, describe_scene
 from engine.free_text import FreeText, MaskOfClass, free_text, unwritten
 from engine.lexicon import Lexicon
@@ -27,15 +27,12 @@ from engine.models import find_model, fingerprint
 from engine.planner import Planner, Queries
 from engine.processing import Request, SpexProcessor
 from engine.reflectance import as_chips, check_reflectance
-from engine.spie import canonical_instruction
 from engine.statistics import ChipStatistics
-from engine.weights import load_models
+from engine.weights import load_models, stored_tensors
 from engine.windows import blend_total, blend_weights, window_starts
 
-WINDOW, STRIDE, LARGEST_CHIP = 320, 256, 640
+STRIDE, LARGEST_CHIP = 256, 640
 """Chips with a side above `LARGEST_CHIP` are segmented in blended windows of `WINDOW` pixels; a side up to `WINDOW` is not cut."""
-
-UNION = " or "
 
 MARGIN = 64
 """Pixels without data after the short side of a strip; with none, strips of val chips lose up to 0.3 % accuracy to the shape of the visual tokens."""
@@ -46,28 +43,6 @@ PIXELS_TOGETHER = 2 * LARGEST_CHIP**2
 
 class UnusedBand(UserWarning):
     """A channel that these weights were not trained on is left out."""
-
-
-@dataclass(frozen=True)
-class ClassQuery:
-    """One class asked for. Only `name` is needed; `Spex.resolve` fills in what is empty."""
-
-    name: str
-    """What the map calls it; a word that the model knows, unless `instruction` names the class."""
-    title: str = ""
-    instruction: str = ""
-    """Sentence that asks for it; empty: the canonical one."""
-    threshold: float | None = None
-    """Probability 0..1 below which a pixel is not given to this class; None: the model's own."""
-    color: str = ""
-    """``#rrggbb``"""
-    target: str = ""
-    """The model's own name of the class; of a union the names of its parts, joined by ``or``."""
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The model's own names of the classes whose union this is; one for a single class."""
-        return tuple(self.target.split(UNION))
 
 
 @dataclass(frozen=True)
@@ -184,20 +159,26 @@ class Spex:
         """The model's configuration."""
         return self.model.config  # type: ignore[return-value]
 
+    @cached_property
+    def description(self) -> ModelDescription:
+        """What the model knows and needs."""
+        parameters = sum(tensor.numel() for tensor in stored_tensors((self.model, *self.taught)).values())
+        return ModelDescription.of(self.config.to_dict(), self.processor.lexicon, parameters)
+
     @property
     def bands(self) -> tuple[str, ...]:
         """Canonical names of the bands that the weights were trained to use, in wavelength order."""
-        return in_wavelength_order(tuple(self.config.bands))
+        return self.description.bands
 
     @property
     def required_bands(self) -> tuple[str, ...]:
         """Bands without which `segment` and `planner` refuse."""
-        return tuple(self.config.required_bands)
+        return self.description.required_bands
 
     @property
     def known_classes(self) -> tuple[str, ...]:
         """Names of the classes that the model knows."""
-        return tuple(self.processor.lexicon.terms)
+        return self.description.known_classes
 
     @cached_property
     def fingerprint(self) -> str:
@@ -206,79 +187,12 @@ class Spex:
 
     @property
     def model_card(self) -> dict[str, Any]:
-        """Facts for a catalog's model item: name, architecture, parameters, framework, bands, classes, fingerprint."""
-        return {
-            "name": self.config.name,
-            "architecture": "SPEX",
-            "framework": "pytorch",
-            "total_parameters": sum(p.numel() for each in (self.model, *self.taught) for p in each.parameters()),
-            "tasks": ["semantic-segmentation"],
-            "bands": [{"name": each, "center_wavelength": band(each).centre, "full_width_half_max": band(each).width} for each in self.bands],
-            "required_bands": list(self.required_bands),
-            "classes": list(self.known_classes),
-            "data_type": "float32",
-            "window": WINDOW,
-            "fingerprint": self.fingerprint,
-        }
+        """Facts for a catalog's model item; see `ModelDescription.card`."""
+        return self.description.card(self.fingerprint)
 
     def resolve(self, classes: Sequence[str | ClassQuery], disjoint: bool = False) -> tuple[ClassQuery, ...]:
-        """Return the classes complete: target, title, instruction, threshold and colour.
-
-        Parameters
-        ----------
-        classes
-            Words that the model knows, unions of them (``trees or water``), or queries.
-        disjoint
-            Refuse classes of which one holds a part of another, as a map must: a pixel has one class.
-
-        Raises
-        ------
-        UnknownClass
-            A word is unknown (the nearest known ones are named), a class is asked twice, classes overlap that must not, or none is asked.
-        """
-        asked = tuple(self._resolve(ClassQuery(each) if isinstance(each, str) else each) for each in classes)
-        if not asked:
-            raise UnknownClass(f"no class asked for; the model knows {', '.join(self.known_classes)}")
-        for query in asked:
-            same = [each.name for each in asked if set(each.parts) == set(query.parts)]
-            if len(same) > 1:
-                raise UnknownClass(f"classes {', '.join(map(repr, same))} all mean {query.target}; ask for it once")
-        for first, second in combinations(asked if disjoint else (), 2):
-            shared = self._leaves(first) & self._leaves(second)
-            if shared:
-                raise UnknownClass(
-                    f"classes {first.name!r} and {second.name!r} overlap ({', '.join(sorted(shared))}); a pixel has one class: leave one out"
-                )
-        return asked
-
-    def _overlaps(self, queries: Sequence[ClassQuery]) -> tuple[frozenset[int], ...]:
-        leaves = [self._leaves(query) for query in queries]
-        return tuple(frozenset(j for j, mine in enumerate(leaves) if j != k and mine & each) for k, each in enumerate(leaves))
-
-    def _leaves(self, query: ClassQuery) -> set[str]:
-        lexicon = self.processor.lexicon
-        return {leaf for part in query.parts for leaf in (lexicon.children(part) or (part,))}
-
-    def _resolve(self, query: ClassQuery) -> ClassQuery:
-        lexicon = self.processor.lexicon
-        if query.target:
-            parts = lexicon.find_union(query.target)
-        else:
-            parts = lexicon.find_in(query.instruction) if query.instruction else lexicon.find_union(query.name)
-        rows = {each["name"]: each for each in self.config.classes}
-        known = [rows[part] for part in parts]
-        if query.color and not re.fullmatch("#[0-9a-fA-F]{6}", query.color):
-            raise UnknownClass(f"class {query.name!r}: color {query.color!r} is not of the form #rrggbb")
-        words = UNION.join(lexicon.terms[part].phrase for part in parts)
-        return replace(
-            query,
-            name=query.name if query.instruction or query.target else "_or_".join(parts),
-            target=UNION.join(parts),
-            title=query.title or UNION.join(row["title"] if k == 0 else row["title"].lower() for k, row in enumerate(known)),
-            instruction=query.instruction or canonical_instruction(words),
-            threshold=min(row["threshold"] for row in known) if query.threshold is None else query.threshold,
-            color=query.color.lower() or known[0]["color"],
-        )
+        """Return the classes complete; see `ModelDescription.resolve`."""
+        return self.description.resolve(classes, disjoint)
 
     def planner(self, bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Planner:
         """Return the fixed graph of a band set and a list of classes.
@@ -357,7 +271,7 @@ class Spex:
         probabilities, presence = self._answer(self.planner(bands, queries), values)
         presence[missing.reshape(len(missing), -1).all(1)] = np.nan
         probabilities = np.where(missing, np.float32(np.nan), probabilities)
-        return Segmentation(probabilities, presence, queries, values, bands, self._overlaps(queries))
+        return Segmentation(probabilities, presence, queries, values, bands, self.description.overlaps(queries))
 
     def generate(self, reflectance: NDArray[np.floating], bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Generation:
         """Return what `segment` returns, and what the language model itself writes about each chip and class, checked against the mask.

@@ -40,12 +40,18 @@ def _model(config: SpexConfig, tensors: dict[str, Tensor]) -> SpexForLandCover:
     return model
 
 
-def save_models(folder: Path, models: Sequence[SpexForLandCover]) -> None:
-    """Write config.json and model.safetensors; `models` are the model and one for each class set of its configuration."""
-    states = [{name: value.detach().cpu() for name, value in model.state_dict().items()} for model in models]
+def stored_tensors(models: Sequence[SpexForLandCover]) -> dict[str, Tensor]:
+    """Return what model.safetensors holds; `models` are the model and one for each class set of its configuration."""
+    states = [model.state_dict() for model in models]
     tensors = dict(states[0])
     for k, (before, after) in enumerate(pairwise(states)):
         tensors |= {f"{PREFIX}.{k}.{name}": value for name, value in after.items() if not torch.equal(value, before[name])}
+    return tensors
+
+
+def save_models(folder: Path, models: Sequence[SpexForLandCover]) -> None:
+    """Write config.json and model.safetensors; `models` are the model and one for each class set of its configuration."""
+    tensors = {name: value.detach().cpu() for name, value in stored_tensors(models).items()}
     written = copy.deepcopy(models[0].config)
     written.architectures = [SpexForLandCover.__name__]
     written.save_pretrained(folder)

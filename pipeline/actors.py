@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -17,7 +17,10 @@ from pipeline.commit import CommitFailed, Committed
 from pipeline.engines import SharedEngine
 from pipeline.failures import Failure, failure_of
 from pipeline.faults import reason
-from pipeline.segment import ReadUnit, Segmenter, SegmenterSettings, Unit, UnitOutcome
+from pipeline.units import ReadUnit, SegmenterSettings, Unit, UnitOutcome
+
+if TYPE_CHECKING:
+    from pipeline.segment import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -118,10 +121,17 @@ class Lost:
 Event = UnitOutcome | Lost | Committed | CommitFailed
 
 
+def load_segmenter(settings: SegmenterSettings) -> Segmenter:
+    """Return what an actor holds. Only here, in the actor's process, are the model's libraries loaded."""
+    from pipeline.segment import Segmenter
+
+    return Segmenter(settings)
+
+
 class SegmenterActor:
     """A segmenter in a process of its own. It is made before it loads anything, so that what goes wrong then can be sent back."""
 
-    def __init__(self, settings: SegmenterSettings, segmenter: type[Segmenter]) -> None:
+    def __init__(self, settings: SegmenterSettings, segmenter: Callable[[SegmenterSettings], Segmenter]) -> None:
         self._settings = settings
         self._make = segmenter
         self._node = str(ray.get_runtime_context().get_node_id())

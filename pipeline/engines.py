@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from engine.runtimes.cache import EngineCache
+if TYPE_CHECKING:
+    from engine.runtimes.cache import EngineCache
 
 LARGEST = 2 * 2**30
 """Bytes; a larger engine does not go through the object store. Nodes that have another one are then left out of the run."""
@@ -27,7 +28,7 @@ class SharedEngine:
     @classmethod
     def of(cls, identity: Mapping[str, Any], cache: EngineCache | None = None) -> SharedEngine | None:
         """Return the engine that an identity names, from this node's cache; None where there is none, or it is too large."""
-        cache = cache or EngineCache()
+        cache = cache or _cache()
         try:
             digest = bytes.fromhex(str(identity.get("engine", "")))
             files = [path for path in cache.folder.iterdir() if path.is_file()] if digest else []
@@ -43,6 +44,13 @@ class SharedEngine:
 
     def keep(self, cache: EngineCache | None = None) -> None:
         """Put the engine into this node's cache, in the place of another one of the same key."""
-        cache = cache or EngineCache()
+        cache = cache or _cache()
         if cache.read(self.key) != self.content:
             cache.write(self.key, self.content)
+
+
+def _cache() -> EngineCache:
+    """Return this node's cache. The runtimes load PyTorch, which a run's driver does without."""
+    from engine.runtimes.cache import EngineCache
+
+    return EngineCache()

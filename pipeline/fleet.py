@@ -9,19 +9,23 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError
 
-from pipeline.actors import UNITS_PER_ACTOR, Event, Lost, SegmenterActor, Sizing, Slot, Started, StartFailed
+from pipeline.actors import UNITS_PER_ACTOR, Event, Lost, SegmenterActor, Sizing, Slot, Started, StartFailed, load_segmenter
 from pipeline.commit import Commit, CommitFailed, Committed, commit
 from pipeline.errors import JobError, RunInterrupted
 from pipeline.failures import Failure
 from pipeline.grid import PixelBox
 from pipeline.nodes import Node, living_nodes
-from pipeline.segment import Segmenter, SegmenterSettings, Unit, UnitOutcome, read_unit
+from pipeline.units import SegmenterSettings, Unit, UnitOutcome, read_unit
+
+if TYPE_CHECKING:
+    from pipeline.segment import Segmenter
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +63,16 @@ class Fleet:
     patience
         Limits of waiting.
     segmenter
-        Class of what an actor holds.
+        Makes, in an actor's process, what the actor holds.
     """
 
-    def __init__(self, settings: SegmenterSettings, sizing: Sizing, patience: Patience | None = None, segmenter: type[Segmenter] = Segmenter) -> None:
+    def __init__(
+        self,
+        settings: SegmenterSettings,
+        sizing: Sizing,
+        patience: Patience | None = None,
+        segmenter: Callable[[SegmenterSettings], Segmenter] = load_segmenter,
+    ) -> None:
         self.sizing = sizing
         self.left_out: dict[str, str] = {}
         """Addresses of nodes that get no more work, and why."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine import ClassQuery, Spex
-from engine.models import MODEL_FILES
+from engine import ClassQuery
+from engine.description import ModelDescription
+from engine.models import MODEL_FILES, find_model, fingerprint
 from pipeline.job import ClassSpec, JobSpec
 from pipeline.series import ModelFacts
 from stac.modelcard import ModelFile
@@ -22,21 +23,21 @@ class JobModel:
     facts: ModelFacts
     reference: ModelReference
     card: dict[str, Any]
-    """See `Spex.model_card`."""
+    """See `ModelDescription.card`."""
     files: tuple[ModelFile, ...]
 
 
 def inspect_model(job: JobSpec) -> JobModel:
     """Return the facts of the job's model; raises the engine's errors where there is no such model or it does not know a class."""
-    spex = Spex.load(job.model, device="cpu")
-    resolved = spex.resolve([_asked(item) for item in job.classes], disjoint=True)
+    folder = find_model(job.model)
+    model, digest = ModelDescription.read(folder), fingerprint(folder)
+    resolved = model.resolve([_asked(item) for item in job.classes], disjoint=True)
     classes = tuple(replace(query, name=item.name) for item, query in zip(job.classes, resolved, strict=True))
-    card = spex.model_card
     return JobModel(
-        ModelFacts(spex.fingerprint, spex.bands, spex.required_bands, classes),
-        ModelReference(id=f"{card['name']}-{spex.fingerprint[:12]}", name=card["name"], fingerprint=spex.fingerprint),
-        card,
-        tuple(_file(spex.folder / name) for name in MODEL_FILES) if spex.folder is not None else (),
+        ModelFacts(digest, model.bands, model.required_bands, classes),
+        ModelReference(id=f"{model.name}-{digest[:12]}", name=model.name, fingerprint=digest),
+        model.card(digest),
+        tuple(_file(folder / name) for name in MODEL_FILES),
     )
 
 

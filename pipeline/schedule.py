@@ -23,9 +23,9 @@ from pipeline.grid import PixelBox
 from pipeline.plan import Plan, TilePlan
 from pipeline.published import PublishedTile
 from pipeline.runs import TileRecord
-from pipeline.segment import Unit, UnitOutcome
 from pipeline.staging import staged_boxes
 from pipeline.storage import Storage
+from pipeline.units import Unit, UnitOutcome
 from stac.scenes import Scene
 
 log = logging.getLogger(__name__)

@@ -27,8 +27,8 @@ from pipeline.report import write_report
 from pipeline.runlog import RunLog
 from pipeline.runs import RunRecord, TileCounts, TileRecord, tiles_to_parquet
 from pipeline.schedule import Scheduler
-from pipeline.segment import SegmenterSettings
 from pipeline.storage import WORK, Storage
+from pipeline.units import SegmenterSettings
 from pipeline.vrt import vrt_path
 from spexmap import __version__
 from stac.documents import public

@@ -15,12 +15,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from engine.description import ClassQuery
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes import compiled, openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
 from engine.runtimes.convolved import convolved
 from engine.runtimes.graph import OPSET, Precision, Windows, export_graph
-from engine.spex import ClassQuery, Spex
+from engine.spex import Spex
 
 __all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precision", "RuntimeUnavailable", "Windows", "choose", "open_planner"]
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from engine.blocks import device_bytes
+from engine.description import ClassQuery
 from engine.errors import TooLittleMemory
-from engine.spex import ClassQuery, Spex
+from engine.spex import Spex
 
 MOST = 32
 """Windows a call; more were not measured to be faster anywhere."""

@@ -11,9 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from engine.description import UNION, ClassQuery
 from engine.modeling import SpexForLandCover
 from engine.processing import SpexProcessor
-from engine.spex import UNION, ClassQuery, Spex
+from engine.spex import Spex
 from engine.training.chip_folder import IGNORE, LabelledChips
 from engine.training.errors import MissingResources, TrainingDataError
 

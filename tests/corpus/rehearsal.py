@@ -24,9 +24,9 @@ from pipeline.plan import Plan
 from pipeline.read import Block, BlockReader, Recipe
 from pipeline.run import prepare
 from pipeline.schedule import Scheduler
-from pipeline.segment import Unit, UnitOutcome
 from pipeline.staging import PLANES, StagedBlock, stage
 from pipeline.storage import Storage
+from pipeline.units import Unit, UnitOutcome
 from stac.records import ModelReference
 
 TYPES = {name: np.uint16 if name == "source" else np.uint8 for name in PLANES}

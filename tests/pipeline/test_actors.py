@@ -33,8 +33,9 @@ from pipeline.plan import Plan
 from pipeline.run import prepare
 from pipeline.runs import TileRecord
 from pipeline.schedule import Scheduler
-from pipeline.segment import Segmenter, SegmenterSettings, Unit
+from pipeline.segment import Segmenter
 from pipeline.storage import Storage
+from pipeline.units import SegmenterSettings, Unit
 from stac.records import ModelReference
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

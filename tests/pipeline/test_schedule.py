@@ -26,10 +26,10 @@ from pipeline.plan import WHOLE, Plan, TilePlan
 from pipeline.region import Region
 from pipeline.runs import TileRecord
 from pipeline.schedule import Scheduler
-from pipeline.segment import Unit, UnitOutcome
 from pipeline.series import MapClass, Series
 from pipeline.staging import PLANES, StagedBlock, stage
 from pipeline.storage import Storage
+from pipeline.units import Unit, UnitOutcome
 from stac.records import ModelReference
 from stac.scenes import BandSource, Scene
 
