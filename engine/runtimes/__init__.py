@@ -253,7 +253,7 @@ def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery]
 def _code() -> str:
     """Return a hash of the source that decides what a graph computes."""
     root = Path(__file__).parents[1]
-    names = ["bands.py", "class_sets.py", "configuration.py", "description.py", "lexicon.py", "planner.py", "processing.py", "spex.py", "spie/grammar.py"]
-    names += ["runtimes/graph.py", "runtimes/convolved.py"]
+    names = ["bands.py", "class_sets.py", "configuration.py", "description.py", "lexicon.py", "planner.py", "processing.py", "spex.py"]
+    names += ["spie/grammar.py", "runtimes/graph.py", "runtimes/convolved.py"]
     sources = sorted([*root.glob("modeling*.py"), *(root / name for name in names)])
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
