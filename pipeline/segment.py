@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine import ClassQuery, Spex
+from engine import ClassQuery
 from engine.blocks import BlockExecutor, Planes
 from engine.runtimes import Windows, open_planner
 from engine.runtimes.calibration import calibrated_batch
+from engine.stored import StoredModel
 from engine.windows import padded_span
 from pipeline.areas import PixelAreas
 from pipeline.errors import RunInterrupted
@@ -50,12 +51,12 @@ class Segmenter:
         torch.set_num_threads(settings.threads)
         self._settings = settings
         self._storage = Storage(settings.output, settings.fence)
-        spex = Spex.load(settings.model, threads=settings.threads)
-        if spex.fingerprint != settings.series.model:
+        model = StoredModel(settings.model, "cuda" if torch.cuda.is_available() else "cpu")
+        if model.fingerprint != settings.series.model:
             raise RunInterrupted(f"the model at {settings.model} is not the one that the run was planned with; give every node the same files")
-        queries = spex.resolve([as_query(entry) for entry in settings.series.classes])
-        windows = Windows(settings.window, len(settings.bands), self._batch(spex, queries))
-        opened = open_planner(spex, settings.bands, queries, windows, settings.runtime, settings.threads)
+        queries = model.resolve([as_query(entry) for entry in settings.series.classes])
+        windows = Windows(settings.window, len(settings.bands), self._batch(model, queries))
+        opened = open_planner(model, settings.bands, queries, windows, settings.runtime, settings.threads)
         self._runtime = opened.identity
         self._executor = BlockExecutor(
             opened.planner,
@@ -70,13 +71,13 @@ class Segmenter:
         self._reader = UnitReader(settings)
         self._areas = PixelAreas(settings.series.grid)
 
-    def _batch(self, spex: Spex, queries: tuple[ClassQuery, ...]) -> int:
+    def _batch(self, model: StoredModel, queries: tuple[ClassQuery, ...]) -> int:
         """Return the batch of the run where it counts for this device, else what fits beside a block."""
         settings = self._settings
         if settings.batch is not None and settings.batch_device in ("", _device()):
             return settings.batch
         top, bottom = padded_span(0, settings.block, settings.window, settings.stride)
-        return calibrated_batch(spex, settings.bands, queries, settings.window, settings.stride, bottom - top)
+        return calibrated_batch(model, settings.bands, queries, settings.window, settings.stride, bottom - top)
 
     def identity(self) -> dict[str, Any]:
         """Return the numerical identity: within one, the same plan gives the same bytes."""

@@ -8,20 +8,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 
 from engine.description import ClassQuery
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
-from engine.runtimes import compiled, openvino, tensorrt
+from engine.runtimes import openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
-from engine.runtimes.convolved import convolved
-from engine.runtimes.graph import OPSET, Precision, Windows, export_graph
-from engine.spex import Spex
+from engine.runtimes.graph import OPSET, Precision, Windows, best_precision, export_graph
+from engine.stored import PlannerSource, StoredModel
 
 __all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precision", "RuntimeUnavailable", "Windows", "choose", "open_planner"]
 
@@ -72,7 +71,7 @@ def choose(asked: str, device: torch.device) -> Choice:
     if asked == "torch":
         return Choice("torch", Precision.FLOAT32, "asked for; the reference")
     if asked == "torch-compile":
-        return Choice(asked, compiled.best_precision(device), "asked for")
+        return Choice(asked, best_precision(device), "asked for")
     if asked == "openvino":
         if device.type != "cpu":
             raise RuntimeUnavailable(f"OpenVINO runs on the CPU, not on {device}; ask for tensorrt or torch")
@@ -95,7 +94,7 @@ def _on_gpu() -> Choice:
         if tensorrt.is_installed(name) and (name == "tensorrt" or _rtx_knows_this_gpu()):
             return Choice(name, Precision.FLOAT16, f"a GPU, and {name} is installed")
     log.warning("TensorRT is not installed, or does not know this GPU: PyTorch's compiler takes longer; pip install 'spexmap[tensorrt]'")
-    return Choice("torch-compile", compiled.best_precision(torch.device("cuda")), "a GPU, and no TensorRT for it")
+    return Choice("torch-compile", best_precision(torch.device("cuda")), "a GPU, and no TensorRT for it")
 
 
 def _rtx_knows_this_gpu() -> bool:
@@ -103,14 +102,14 @@ def _rtx_knows_this_gpu() -> bool:
 
 
 def open_planner(
-    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, asked: str = "auto", threads: int | None = None
+    model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, asked: str = "auto", threads: int | None = None
 ) -> OpenedPlanner:
     """Return the planner of a band set and a list of classes in the runtime of choice.
 
     Parameters
     ----------
-    spex
-        The model, on the device that is to compute.
+    model
+        For the device that is to compute.
     bands, classes
         As for `Spex.planner`.
     windows
@@ -125,12 +124,12 @@ def open_planner(
     RuntimeUnavailable, EngineBuildFailed
         A runtime that was asked for by name cannot run. With ``auto`` PyTorch takes over, with a warning: on a GPU its compiler, then without.
     """
-    device = torch.device(spex.device)
+    device = torch.device(model.device)
     started = time.monotonic()
     choice: Choice | None = choose(asked, device)
     while choice is not None:
         try:
-            opened = _open(spex, bands, classes, windows, choice, threads or torch.get_num_threads())
+            opened = _open(model, bands, classes, windows, choice, threads or torch.get_num_threads())
             with torch.inference_mode():
                 opened.planner(torch.full(windows.shape, 0.1, device=device))
         except (RuntimeUnavailable, EngineBuildFailed) as error:
@@ -151,31 +150,35 @@ def _instead_of(choice: Choice, error: Exception, device: torch.device) -> Choic
     if choice.name == "torch":
         return None
     if device.type == "cuda" and choice.name != "torch-compile":
-        return Choice("torch-compile", compiled.best_precision(device), why)
+        return Choice("torch-compile", best_precision(device), why)
     return Choice("torch", Precision.FLOAT32, why)
 
 
-def _open(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, threads: int) -> OpenedPlanner:
-    device = torch.device(spex.device)
-    facts = {"runtime": choice.name, "precision": str(choice.precision), "torch": torch.__version__}
+def _open(
+    model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, threads: int
+) -> OpenedPlanner:
+    device = torch.device(model.device)
+    facts = {"runtime": choice.name, "precision": str(choice.precision), "torch": str(torch.__version__)}
     if choice.name == "torch":
-        return OpenedPlanner(spex.planner(bands, classes), device, choice, facts)
+        return OpenedPlanner(model.planner(bands, classes), device, choice, facts)
     if choice.name == "torch-compile":
-        return OpenedPlanner(compiled.CompiledPlanner(spex.planner(bands, classes), windows, choice.precision, device), device, choice, facts)
+        from engine.runtimes import compiled
+
+        return OpenedPlanner(compiled.CompiledPlanner(model.planner(bands, classes), windows, choice.precision, device), device, choice, facts)
     if choice.name == "openvino":
-        graph = cached_graph(spex, bands, classes, windows, channels_last=windows.batch == 1)
+        graph = cached_graph(model, bands, classes, windows, channels_last=windows.batch == 1)
         planner = openvino.OpenVinoPlanner(graph, choice.precision, threads)
         return OpenedPlanner(planner, device, choice, facts | {"openvino": openvino.version()})
-    return _open_engine(spex, bands, classes, windows, choice, facts)
+    return _open_engine(model, bands, classes, windows, choice, facts)
 
 
 def _open_engine(
-    spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, facts: dict[str, Any]
+    model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, choice: Choice, facts: dict[str, Any]
 ) -> OpenedPlanner:
     """Return the planner of a TensorRT engine; one that was kept and does not run here is built anew, once."""
-    device = torch.device(spex.device)
+    device = torch.device(model.device)
     for last in (False, True):
-        engine, identity = cached_engine(spex, bands, classes, windows, choice, anew=last)
+        engine, identity = cached_engine(model, bands, classes, windows, choice, anew=last)
         try:
             planner = tensorrt.TensorRTPlanner(engine, choice.name, windows.shape, device, EngineCache())
         except RuntimeUnavailable as error:
@@ -188,7 +191,7 @@ def _open_engine(
 
 
 def cached_engine(
-    spex: Spex,
+    model: PlannerSource,
     bands: Sequence[str],
     classes: Sequence[str | ClassQuery],
     windows: Windows,
@@ -202,11 +205,11 @@ def cached_engine(
     """
     library = tensorrt.load_library(choice.name)
     target = capability or "sm{}{}".format(*torch.cuda.get_device_capability())
-    facts = _facts(spex, bands, classes, windows, choice.precision) | {"library": choice.name, "version": library.__version__, "for": target}
+    facts = _facts(model, bands, classes, windows, choice.precision) | {"library": choice.name, "version": library.__version__, "for": target}
     meant = target if choice.name == "tensorrt-rtx" else capability
 
     def build() -> bytes:
-        return tensorrt.build_engine(cached_graph(spex, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
+        return tensorrt.build_engine(cached_graph(model, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
 
     cache = EngineCache()
     if anew:
@@ -216,7 +219,7 @@ def cached_engine(
 
 
 def cached_graph(
-    spex: Spex,
+    model: PlannerSource,
     bands: Sequence[str],
     classes: Sequence[str | ClassQuery],
     windows: Windows,
@@ -226,25 +229,27 @@ def cached_graph(
     """Return the ONNX graph of a planner, from the node's cache if it is there; `channels_last` gives the form of `convolved`, for a batch of one."""
 
     def export() -> bytes:
-        host = spex if spex.device == "cpu" else Spex.load(str(spex.folder), "cpu")
+        from engine.runtimes.convolved import convolved
+
+        host = model if model.device == "cpu" or model.folder is None else StoredModel(model.folder, "cpu")
         planner = host.planner(bands, classes)
         return export_graph(convolved(planner) if channels_last else planner, windows, precision)
 
-    return EngineCache().get(key_of(_facts(spex, bands, classes, windows, precision) | {"channels_last": channels_last}), export)
+    return EngineCache().get(key_of(_facts(model, bands, classes, windows, precision) | {"channels_last": channels_last}), export)
 
 
-def _facts(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:
+def _facts(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:
     """Return what decides a graph."""
     return {
-        "weights": spex.fingerprint,
+        "weights": model.fingerprint,
         "bands": list(bands),
-        "classes": [[query.target, query.instruction] for query in spex.resolve(classes)],
+        "classes": [[query.target, query.instruction] for query in model.resolve(classes)],
         "shape": windows.shape,
         "precision": str(precision),
         "opset": OPSET,
         # Without what a build of it is for, so that a graph made on a machine without a GPU is found on one that has it.
         "torch": torch.__version__.partition("+")[0],
-        "transformers": transformers.__version__,
+        "transformers": version("transformers"),
         "code": _code(),
     }
 

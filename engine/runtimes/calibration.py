@@ -9,7 +9,7 @@ import torch
 from engine.blocks import device_bytes
 from engine.description import ClassQuery
 from engine.errors import TooLittleMemory
-from engine.spex import Spex
+from engine.stored import PlannerSource
 
 MOST = 32
 """Windows a call; more were not measured to be faster anywhere."""
@@ -17,13 +17,13 @@ SHARE = 0.8
 """Of the free memory; the rest is for what libraries keep for themselves."""
 
 
-def calibrated_batch(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], window: int, stride: int, block: int) -> int:
+def calibrated_batch(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], window: int, stride: int, block: int) -> int:
     """Return windows a call, a power of two: part of the numerical identity, so found once a run and kept with it.
 
     Parameters
     ----------
-    spex
-        The model on its device.
+    model
+        For the device that is to compute.
     block
         Side of a block with its halo, in pixels.
 
@@ -32,11 +32,11 @@ def calibrated_batch(spex: Spex, bands: Sequence[str], classes: Sequence[str | C
     TooLittleMemory
         Not even one window fits beside the block.
     """
-    device = torch.device(spex.device)
+    device = torch.device(model.device)
     if device.type != "cuda":
         return 1
     free, _ = torch.cuda.mem_get_info(device)
-    used = _activation_bytes(spex, bands, classes, window, device)
+    used = _activation_bytes(model, bands, classes, window, device)
     return largest_batch(int(free * SHARE), block, len(bands), len(classes), window, stride, used)
 
 
@@ -52,9 +52,9 @@ def largest_batch(free: int, block: int, bands: int, classes: int, window: int, 
     return 1 << max(fitting)
 
 
-def _activation_bytes(spex: Spex, bands: Sequence[str], classes: Sequence[str | ClassQuery], window: int, device: torch.device) -> int:
+def _activation_bytes(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], window: int, device: torch.device) -> int:
     """Return what PyTorch takes for one window in float32: more than any compiled runtime does."""
-    planner = spex.planner(bands, classes)
+    planner = model.planner(bands, classes)
     chip = torch.full((1, len(bands), window, window), 0.1, device=device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)

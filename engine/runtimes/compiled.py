@@ -15,12 +15,6 @@ from engine.runtimes.cuda_graph import captured
 from engine.runtimes.graph import InPrecision, Precision, Windows
 
 
-def best_precision(device: torch.device) -> Precision:
-    """Return bfloat16 on processors and on GPUs that compute in it (8.0 and newer), else float16."""
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return Precision.FLOAT16 if old else Precision.BFLOAT16
-
-
 class CompiledPlanner:
     """A planner compiled for one shape; compiling takes a minute.
 

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
-from engine.planner import Planner
+
+if TYPE_CHECKING:
+    from engine.planner import Planner
 
 OPSET = 20
 MOST_BYTES = 2**31 - 2**24
@@ -32,6 +35,12 @@ class Precision(StrEnum):
     def dtype(self) -> torch.dtype:
         """PyTorch's type."""
         return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[self.value]
+
+
+def best_precision(device: torch.device) -> Precision:
+    """Return bfloat16 on processors and on GPUs that compute in it (8.0 and newer), else float16."""
+    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
+    return Precision.FLOAT16 if old else Precision.BFLOAT16
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def faulty(fault: Fault) -> type[Segmenter]:
 def job(tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder, seed=7, size=256)
-    return load_job(folder / "job.yaml", ["grid.tile=256", "runtime=torch", "explain=false"])
+    return load_job(folder / "job.yaml", ["grid.tile=256", "explain=false"])
 
 
 @pytest.fixture(scope="module")
@@ -134,9 +134,7 @@ class Ended:
 
 
 def settings_of(job: JobSpec, plan: Plan, output: str, **changes: Any) -> SegmenterSettings:
-    return SegmenterSettings(
-        output, plan.series, plan.region, plan.bands, plan.dilate, job.model, plan.window, plan.stride, 2, "torch", block=256, **changes
-    )
+    return SegmenterSettings(output, plan.series, plan.region, plan.bands, plan.dilate, job.model, plan.window, plan.stride, 2, block=256, **changes)
 
 
 def walk(job: JobSpec, plan: Plan, folder: Path, kind: str, tile: str = "", *, once: bool, fleets: list[Fleet] | None = None) -> Ended:
