@@ -8,7 +8,9 @@ export RAY_USAGE_STATS_ENABLED := 0
 FIGURES := build/figures
 DATA := $(or $(SPEXMAP_DATA),../shared/data)
 
-.PHONY: demo test test-services check figures figures-of-demo figures-of-real-scenes figures-of-runs soak soak-short clean
+.PHONY: demo test test-services installed services-installed check figures figures-of-demo figures-of-real-scenes figures-of-runs soak soak-short clean
+
+installed: $(READY)
 
 demo: $(READY)
 	$(BIN)/spexmap demo demo
@@ -20,9 +22,11 @@ test: $(READY)
 # Real servers on loopback: S3 by Swift, a STAC API by pgstac, nginx. Their packages do not go together with ours, so each has an environment of its own.
 SERVICES := build/services
 
-test-services: $(READY) $(SERVICES)/swift/.installed $(SERVICES)/pgstac/.installed
-	infra/services/install.sh
+test-services: $(READY) services-installed
 	$(BIN)/python -m pytest -m services tests/services --durations=0 --durations-min=1
+
+services-installed: $(SERVICES)/swift/.installed $(SERVICES)/pgstac/.installed
+	infra/services/install.sh
 
 $(SERVICES)/%/.installed: infra/services/%.txt
 	rm -rf $(SERVICES)/$*
