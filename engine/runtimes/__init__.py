@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from engine.description import ClassQuery
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes import openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
-from engine.runtimes.graph import OPSET, Precision, Windows, best_precision, export_graph
+from engine.runtimes.graph import OPSET, Precision, Windows, best_precision, export_files, export_graph, fits_one_file
 from engine.stored import PlannerSource, StoredModel
 
 __all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precision", "RuntimeUnavailable", "Windows", "choose", "open_planner"]
@@ -209,7 +210,12 @@ def cached_engine(
     meant = target if choice.name == "tensorrt-rtx" else capability
 
     def build() -> bytes:
-        return tensorrt.build_engine(cached_graph(model, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
+        planner = _host(model).planner(bands, classes)
+        if fits_one_file(planner, choice.precision):
+            return tensorrt.build_engine(cached_graph(model, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
+        with TemporaryDirectory() as folder:
+            graph = export_files(planner, windows, choice.precision, Path(folder))
+            return tensorrt.build_engine(graph, choice.name, meant, EngineCache())
 
     cache = EngineCache()
     if anew:
@@ -231,11 +237,15 @@ def cached_graph(
     def export() -> bytes:
         from engine.runtimes.convolved import convolved
 
-        host = model if model.device == "cpu" or model.folder is None else StoredModel(model.folder, "cpu")
-        planner = host.planner(bands, classes)
+        planner = _host(model).planner(bands, classes)
         return export_graph(convolved(planner) if channels_last else planner, windows, precision)
 
     return EngineCache().get(key_of(_facts(model, bands, classes, windows, precision) | {"channels_last": channels_last}), export)
+
+
+def _host(model: PlannerSource) -> PlannerSource:
+    """Return the model for the CPU, on which graphs are exported."""
+    return model if model.device == "cpu" or model.folder is None else StoredModel(model.folder, "cpu")
 
 
 def _facts(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,6 +74,11 @@ class InPrecision(nn.Module):
         return self.planner(reflectance).float()  # type: ignore[no-any-return]
 
 
+def fits_one_file(planner: Planner, precision: Precision) -> bool:
+    """Return whether one ONNX file can hold the planner's weights in a precision."""
+    return sum(each.numel() for each in (*planner.parameters(), *planner.buffers())) * precision.dtype.itemsize <= MOST_BYTES
+
+
 def export_graph(planner: Planner, windows: Windows, precision: Precision = Precision.FLOAT32) -> bytes:
     """Return a planner as ONNX (opset 20), input ``reflectance``, output ``probabilities``.
 
@@ -92,10 +98,22 @@ def export_graph(planner: Planner, windows: Windows, precision: Precision = Prec
     EngineBuildFailed
         The graph cannot be exported, or is larger than the 2 GiB that one ONNX file can hold.
     """
+    if not fits_one_file(planner, precision):
+        raise EngineBuildFailed(
+            "the model's weights are larger than the 2 GiB that one ONNX file holds: ask for tensorrt, tensorrt-rtx or torch-compile"
+        )
+    return bytes(_program(planner, windows, precision).model_proto.SerializeToString())
+
+
+def export_files(planner: Planner, windows: Windows, precision: Precision, folder: Path) -> Path:
+    """Write what `export_graph` gives, whatever its size, with the weights in a file beside it; return the path of the graph."""
+    path = folder / "graph.onnx"
+    _program(planner, windows, precision).save(path, external_data=True)
+    return path
+
+
+def _program(planner: Planner, windows: Windows, precision: Precision) -> torch.onnx.ONNXProgram:
     module = InPrecision(planner, precision).eval()
-    size = sum(each.numel() * each.element_size() for each in (*module.parameters(), *module.buffers()))
-    if size > MOST_BYTES:
-        raise EngineBuildFailed(f"the model has {size / 2**30:.1f} GiB of weights, and one ONNX graph holds 2: ask for torch-compile or torch")
     example = torch.full(windows.shape, 0.1)
     try:
         with _quiet(), torch.no_grad():
@@ -107,7 +125,7 @@ def export_graph(planner: Planner, windows: Windows, precision: Precision = Prec
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise EngineBuildFailed(f"the model cannot be exported as ONNX: {(str(error).strip() or type(error).__name__).splitlines()[0]}") from error
     assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    return program
 
 
 @contextmanager

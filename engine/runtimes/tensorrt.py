@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -54,13 +55,13 @@ def capabilities() -> dict[str, tuple[int, int]]:
     return {name.lower(): (int(name[2:-1]), int(name[-1])) for name in members if name.startswith("SM")}
 
 
-def build_engine(graph: bytes, name: str, capability: str | None = None, cache: EngineCache | None = None) -> bytes:
+def build_engine(graph: bytes | Path, name: str, capability: str | None = None, cache: EngineCache | None = None) -> bytes:
     """Return a serialized engine of an ONNX graph; its precision and its shapes are the graph's own (strongly typed, no profile needed).
 
     Parameters
     ----------
     graph
-        What `engine.runtimes.graph.export_graph` gives.
+        What `engine.runtimes.graph.export_graph` or `export_files` gives.
     name
         ``tensorrt`` or ``tensorrt-rtx``.
     capability
@@ -82,7 +83,7 @@ def build_engine(graph: bytes, name: str, capability: str | None = None, cache: 
     flag = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = library.OnnxParser(network, messages.logger)
-    if not parser.parse(graph):
+    if not (parser.parse_from_file(str(graph)) if isinstance(graph, Path) else parser.parse(graph)):
         raise EngineBuildFailed(f"{name} cannot read the graph: {_first_line(parser.get_error(0) if parser.num_errors else messages.worst)}")
     config = builder.create_builder_config()
     if capability is not None:
