@@ -78,7 +78,7 @@ def kill_when(arguments: list[str], reached: Callable[[], bool], delay: float = 
 
 
 def blocks_made(output: Path) -> int:
-    """Return how many blocks the log of the run says were segmented (the killed attempt wrote no log)."""
+    """Return how many blocks the log of the run, of all its attempts, says were segmented."""
     return sum(len(re.findall(r"segmented \d", log.read_text())) for log in output.glob("runs/*/log"))
 
 
@@ -106,9 +106,10 @@ def main() -> int:
             gate.disarm()
             staged = len(list(output.glob(".work/*/[!.]*.arrow")))
             items = len(list(output.glob("*/*/*/v1/*_v1.json")))
+            earlier = blocks_made(output)
             seconds = spexmap(*run(job, url, output))
             changed = differences(expected, published_files(output))
-            made = blocks_made(output)
+            made = blocks_made(output) - earlier
             print(
                 f"killed in {phase}: {'yes' if killed else 'NO, it had ended'}; {staged} blocks staged and {items} tiles published then;",
                 f"went on in {seconds:.1f} s, made {made} of {all_blocks} blocks, {len(changed)} of {len(expected)} files differ",

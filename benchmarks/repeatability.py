@@ -2,8 +2,8 @@
 
     python benchmarks/repeatability.py [FOLDER]
 
-Variants: another block side, another tile side, scenes listed in another order, two workers, a fresh second run. The demo's two UTM zones
-make every variant reproject.
+Variants, each a fresh run: other block sides, other tile sides, scenes listed in another order, two workers. The demo's two UTM zones make every
+variant reproject.
 """
 
 from __future__ import annotations
@@ -48,11 +48,9 @@ def main() -> int:
     base = ["run", str(demo / "job.yaml"), "--set=grid.tile=512"]
     variants = {
         "first": ["--block=512"],
-        "again": ["--block=512"],
-        "block 256": ["--block=256"],
         "block 300, no multiple of the stride": ["--block=300"],
         "scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=512"],
-        "two workers": ["--workers=2", "--block=256"],
+        "two workers, blocks of 256": ["--workers=2", "--block=256"],
         "tile 320": ["--set=grid.tile=320", "--block=320"],
         "tile 2048": ["--set=grid.tile=2048"],
     }
