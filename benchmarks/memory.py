@@ -38,7 +38,7 @@ def peak(arguments: list[str]) -> tuple[float, float]:
         process = psutil.Process(command.pid)
         while command.poll() is None:
             highest = max(highest, summed_pss(process))
-            time.sleep(0.2)
+            time.sleep(0.5)
     if command.returncode:
         raise SystemExit(f"spexmap {' '.join(arguments)} ended with {command.returncode}")
     return highest / 2**20, time.monotonic() - started

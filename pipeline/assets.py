@@ -34,16 +34,18 @@ GDAL_OPTIONS = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_CONNECTTIMEOUT": 20,
     "GDAL_HTTP_TIMEOUT": 120,
-    "GDAL_HTTP_LOW_SPEED_TIME": 20,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
     "GDAL_HTTP_MAX_RETRY": 2,
     "GDAL_HTTP_RETRY_DELAY": 0.5,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
 }
-"""GDAL's settings while it reads: no directory listings, limits on every wait; what the environment sets wins. A server that sends nothing costs 20 s
-an attempt (GDAL does not repeat that), one that answers 429, 500, 502 to 504 or resets is asked twice more by GDAL itself (no list of codes is set:
-with one it would not repeat resets). VSI_CACHE stays off: 25 MB for each open file, and more requests."""
+"""GDAL's settings while it reads: no directory listings, limits on every wait; what the environment sets wins. A server that sends nothing costs what
+`SILENCES` says (GDAL does not repeat that), one that answers 429, 500, 502 to 504 or resets is asked twice more by GDAL itself (no list of codes is
+set: with one it would not repeat resets). VSI_CACHE stays off: 25 MB for each open file, and more requests."""
+SILENCES = (3, 10, 20)
+"""Seconds in which a server may send nothing, for each attempt: what one server swallowed another one answers at once, and one that is slow gets its
+time in the end."""
 _FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
 
 _SILENCE = re.compile("too slow|timed out|timeout|could not connect", re.IGNORECASE)
@@ -173,7 +175,9 @@ class AssetReader:
             for attempt in Retrying(stop=stop_after_attempt(most), wait=self._pause, retry=retry_if_exception_type(errors), reraise=True):
                 with attempt:
                     paths = [gdal_path(href) for href in hrefs]
-                    with rasterio.Env(**_gdal_options(), **(_FORGET if attempt.retry_state.attempt_number > 1 else {})):
+                    number = attempt.retry_state.attempt_number
+                    silence = SILENCES[-1] if most == 1 else SILENCES[number - 1]
+                    with rasterio.Env(**_gdal_options(silence), **(_FORGET if number > 1 else {})):
                         found = read(paths)
                     self._note(servers, silent=False)
                     return found
@@ -188,8 +192,8 @@ class AssetReader:
             self._silent = self._silent | servers if silent else self._silent - servers
 
 
-def _gdal_options() -> dict[str, Any]:
-    return {name: os.environ.get(name, value) for name, value in GDAL_OPTIONS.items()}
+def _gdal_options(silence: int) -> dict[str, Any]:
+    return {name: os.environ.get(name, value) for name, value in (GDAL_OPTIONS | {"GDAL_HTTP_LOW_SPEED_TIME": silence}).items()}
 
 
 def _tasks(layouts: Sequence[Layout], box: PixelBox) -> list[tuple[list[int], PixelBox]]:

@@ -455,3 +455,5 @@ def _echo_json(document: Any) -> None:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("aiobotocore.credentials", "botocore", "rasterio.session"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -37,6 +37,10 @@ class StorageRefused(SpexmapError, PermissionError):
     exit_status = 2
 
 
+class AccessLost(RunInterrupted, PermissionError):
+    """A store that let a run begin does not let it go on: its credentials ran out or were withdrawn (exit status 3)."""
+
+
 class OutputHeld(SpexmapError, RuntimeError):
     """Another run holds this output (exit status 4)."""
 

@@ -11,13 +11,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
-from pipeline.errors import StorageRefused, StorageUnavailable
+from pipeline.errors import JobError, StorageRefused, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 8
 MOST_SECONDS = 240.0
 """No new attempt begins after so long; one attempt ends after `READ_SECONDS` without a byte."""
+PATIENCE_VARIABLE = "SPEXMAP_STORAGE_SECONDS"
+"""Environment variable that says otherwise."""
 LONGEST_PAUSE = 20.0
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 
@@ -43,6 +45,10 @@ _TRANSIENT_NAMES = frozenset(
     }
 )
 """Of the classes of botocore, aiohttp, urllib3 and fsspec, which share no base."""
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidAccessKeyId", "TokenRefreshRequired", "RequestExpired", "InvalidClientTokenId"}
+)
+"""What stores call credentials that were good once; Amazon answers it with status 400, and to HEAD without the code."""
 _SECRET_VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|SAS|ACCOUNT_KEY|CONNECTION_STRING", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
@@ -58,19 +64,38 @@ class ArrivedShort(OSError):
 def s3_options(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options that bound every wait of s3fs, under what `given` (the user's fsspec settings for s3) says otherwise.
 
-    botocore repeats one request twice, so that a large upload does not begin anew for one part; what still fails is tried again by `retried`.
+    botocore repeats one request three times, so that a large upload does not begin anew for one part, and waits longer each time
+    (`pipeline.s3_session`); what still fails is tried again by `retried`.
     """
-    limits = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS, "retries": {"mode": "standard", "max_attempts": 2}}
+    from pipeline.s3_session import LimitedSession
+
+    limits = {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": READ_SECONDS,
+        "retries": {"mode": "standard", "max_attempts": 3},
+        "http_session_cls": LimitedSession,
+    }
     return {"config_kwargs": limits | dict(given.get("config_kwargs", {}))}
 
 
-def retried(what: str, action: Callable[[], T]) -> T:
+def patience() -> float:
+    """Return how many seconds a store that does not answer is asked again: four minutes, or what ``SPEXMAP_STORAGE_SECONDS`` says."""
+    text = os.environ.get(PATIENCE_VARIABLE, "")
+    try:
+        return max(0.0, float(text)) if text else MOST_SECONDS
+    except ValueError:
+        raise JobError(f"{PATIENCE_VARIABLE}={text}: give a number of seconds, or leave it away for {MOST_SECONDS:g}") from None
+
+
+def retried(what: str, action: Callable[[], T], attempts: int | None = None) -> T:
     """Return ``action()``, tried again with growing pauses while it fails by what passes: 429, 5xx, resets, time-outs, short arrivals.
 
     Parameters
     ----------
     what
         The attempt in words, for log and error: ``write s3://maps/styria/catalog.json``.
+    attempts
+        How often it is tried at most; default `ATTEMPTS`.
 
     Raises
     ------
@@ -81,15 +106,15 @@ def retried(what: str, action: Callable[[], T]) -> T:
     FileNotFoundError, FileExistsError
         As the store says.
     """
-    attempts = Retrying(
-        stop=stop_after_attempt(ATTEMPTS) | stop_after_delay(MOST_SECONDS),
+    asked = Retrying(
+        stop=stop_after_attempt(attempts or ATTEMPTS) | stop_after_delay(patience()),
         wait=wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
         retry=retry_if_exception(is_transient),
         before_sleep=lambda state: _log_attempt(what, state),
         reraise=True,
     )
     try:
-        return attempts(action)
+        return asked(action)
     except Exception as error:
         said = _in_words(what, error)
         if said is error:
@@ -156,16 +181,20 @@ def _in_words(what: str, error: Exception) -> Exception:
         return error if isinstance(error, FileExistsError) else FileExistsError(f"cannot {what}: it is there already")
     advice = _advice(error)
     if advice:
-        return StorageRefused(f"cannot {what}: {reason(error)}; {advice}")
+        return StorageRefused(f"cannot {what}: {reason(error).rstrip('.')}; {advice}")
     return OSError(f"cannot {what}: {reason(error)}") if _holds_secrets(error) else error
 
 
 def _advice(error: BaseException) -> str:
     """Return what to do about a lasting fault, or nothing where it is not the store's."""
+    if any(_answer(each)[1] in _EXPIRED for each in _chain(error)):
+        return "check the credentials, which have run out or were withdrawn"
     for each in _chain(error):
         status, code = _answer(each)
         if code == "NoSuchBucket":
             return "make the bucket, or name one that exists"
+        if status == 400 and code == "400":
+            return "check the credentials: stores answer so, without a reason, where they have run out"
         if status in (401, 403) or isinstance(each, PermissionError):
             return "check the credentials and what they may do there"
         if type(each).__name__ in ("NoCredentialsError", "PartialCredentialsError"):

@@ -3,7 +3,7 @@
 A lease is a file that only its holder writes, created under a condition: nothing may be there. One that was left behind is not replaced but
 followed: who creates generation n + 1 first has the output, so that of several takers one wins, and the holder of generation n, should it come
 back, sees that it was followed and writes no more. On a store without conditional writes two takers may both believe that they created it; there
-the last writer holds it, which each one finds out by a second look after `SECOND_LOOK` seconds, and again before every write.
+the last writer holds it, which each one finds out by a second look after `SECOND_LOOK` seconds or more, and again before every write.
 
 The clocks of the machines have to agree within the validity.
 """
@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from pipeline.errors import JobError, LeaseLost, OutputHeld
+from pipeline.errors import AccessLost, JobError, LeaseLost, OutputHeld, StorageUnavailable
 from pipeline.faults import reason
 from pipeline.storage import WORK, Storage
 
@@ -39,7 +39,9 @@ VALIDITY_VARIABLE = "SPEXMAP_LEASE_SECONDS"
 RENEWALS = 10
 """In the time that a lease is valid."""
 SECOND_LOOK = 2.0
-"""Seconds between writing and reading one's own token, where the store has no conditional writes."""
+"""Seconds between writing and reading one's own token, where the store has no conditional writes; at least `SLOWER` times what looking and writing
+took, for others wait for a slow store, too."""
+SLOWER = 4.0
 ROUNDS = 3
 
 
@@ -118,10 +120,11 @@ class Lease:
     def __enter__(self) -> Lease:
         """Take the lease, or raise `OutputHeld`."""
         for _ in range(ROUNDS):
+            began = time.monotonic()
             generation, record = _newest(self._storage)
             self._refuse(generation, record)
             self._holding = replace(self._holding, generation=generation + 1)
-            if self._claim():
+            if self._claim(began):
                 if generation:
                     log.warning("the lease that another run left behind is taken over (%s)", _in_words(record))
                 self._renewer.start()
@@ -136,10 +139,11 @@ class Lease:
         """Give the lease back, and with it those that it followed; one that was lost is another's and stays."""
         self._released.set()
         self._renewer.join(timeout=5)
+        storage = self.fenced.hurried if isinstance(error, StorageUnavailable | AccessLost) else self.fenced
         try:
-            self._holding.check()
+            storage.check_fence()
             for generation in range(1, self._holding.generation + 1):
-                self._storage.delete(lease_path(generation))
+                storage.delete(lease_path(generation))
         except LeaseLost:
             return
         except OSError as failure:
@@ -150,12 +154,13 @@ class Lease:
             path = self._storage.url(lease_path(generation))
             raise OutputHeld(f"{self._storage.shown} is held by another run ({_in_words(record)}); wait for it, or delete {path} if that run is gone")
 
-    def _claim(self) -> bool:
-        """Create the lease of our generation; return whether it is ours."""
+    def _claim(self, began: float) -> bool:
+        """Create the lease of our generation, which was looked for when it `began`; return whether it is ours."""
         path, document = lease_path(self._holding.generation), self._document()
         if self._storage.create_bytes(path, document) and not self._storage.refuses_overwriting(path, document):
-            log.info("the store has no conditional writes; looking again in %.0f s whether the output is ours", SECOND_LOOK)
-            self._released.wait(SECOND_LOOK)
+            pause = max(SECOND_LOOK, SLOWER * (time.monotonic() - began))
+            log.info("the store has no conditional writes; looking again in %.0f s whether the output is ours", pause)
+            self._released.wait(pause)
         # Also where it was not created: the answer to a write that succeeded may have been lost.
         return bool(_record(self._storage, self._holding.generation).get("token") == self._holding.token)
 
@@ -175,12 +180,14 @@ class Lease:
                 log.warning("the lease could not be renewed (%s); trying again in %.1f s", reason(error), pause)
 
     def _renew_once(self) -> None:
-        """Write the lease anew if it is still ours; a write that took as long as the lease is valid may have come after a successor's end."""
+        """Write the lease anew if it is still ours. A write that ended after the lease had run out may have brought back what a successor deleted."""
         began = time.time()
         self._holding.check()
         self._storage.write_bytes(lease_path(self._holding.generation), self._document())
         if time.time() - began > self._validity.total_seconds():
             self._holding.check()
+            self._storage.delete(lease_path(self._holding.generation))
+            raise LeaseLost(f"the lease of {self._storage.shown} ran out while it was renewed; nothing more is written, run the same command again")
 
     def _document(self) -> bytes:
         record = {

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import requests
 
 from pipeline.plan import Plan, TilePlan
 from spexmap import SpexmapError
@@ -29,8 +30,9 @@ from stac.signing import gdal_path
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, 20.0
-"""How long a server is waited for, unless the environment limits GDAL's waits (GDAL_HTTP_CONNECTTIMEOUT, GDAL_HTTP_LOW_SPEED_TIME)."""
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, (3.0, 20.0)
+"""How long a server is waited for, at the first attempt and at the second, unless the environment limits GDAL's waits (GDAL_HTTP_CONNECTTIMEOUT,
+GDAL_HTTP_LOW_SPEED_TIME)."""
 WHOLE_SECONDS = 60.0
 """For the whole of an answer."""
 ATTEMPTS = 3
@@ -93,18 +95,28 @@ def _http_state(url: str) -> FileState | None:
 
 def _asked_state(url: str) -> FileState | None:
     """Ask for one byte: signed URLs often allow GET alone. Nothing is tried again here, for the client's own log of that names the whole URL."""
-    with CatalogSession(url, retries=0) as session:
-        answer = session.get(url, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"}, stream=True, timeout=_limits())
-        answer.close()
+    first, last = _limits()
+    try:
+        answer = _first_byte(url, first)
+    except requests.Timeout:
+        answer = _first_byte(url, last)
     if answer.status_code >= 400:
         raise OSError(f"the server answers {answer.status_code} {answer.reason}")
     return _said(_whole_size(answer.headers, answer.status_code), answer.headers.get("Last-Modified", ""), answer.headers.get("ETag", ""))
 
 
-def _limits() -> tuple[float, float]:
-    """Return how many seconds a connection and an answer may take."""
-    given = os.environ.get
-    return float(given("GDAL_HTTP_CONNECTTIMEOUT", CONNECT_SECONDS)), float(given("GDAL_HTTP_LOW_SPEED_TIME", ANSWER_SECONDS))
+def _first_byte(url: str, limits: tuple[float, float]) -> requests.Response:
+    with CatalogSession(url, retries=0) as session:
+        answer = session.get(url, headers={"Range": "bytes=0-0", "Accept-Encoding": "identity"}, stream=True, timeout=limits)
+        answer.close()
+    return answer
+
+
+def _limits() -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return how many seconds a connection and an answer may take, at the first attempt and at the second."""
+    connect = float(os.environ.get("GDAL_HTTP_CONNECTTIMEOUT", CONNECT_SECONDS))
+    first, last = (float(os.environ.get("GDAL_HTTP_LOW_SPEED_TIME", seconds)) for seconds in ANSWER_SECONDS)
+    return (connect, first), (connect, last)
 
 
 def _whole_size(headers: Mapping[str, str], status: int) -> int | None:
@@ -125,8 +137,11 @@ def _object_state(url: str) -> FileState | None:
 
 def _s3_options() -> dict[str, Any]:
     """Return for s3fs what GDAL takes from the environment, so that both look at the same file."""
-    connect, read = _limits()
-    options: dict[str, Any] = {"config_kwargs": {"connect_timeout": connect, "read_timeout": read, "retries": {"max_attempts": 1}}}
+    from pipeline.s3_session import LimitedSession
+
+    connect, read = _limits()[-1]
+    limits = {"connect_timeout": connect, "read_timeout": read, "retries": {"mode": "standard", "max_attempts": 3}}
+    options: dict[str, Any] = {"config_kwargs": limits | {"http_session_cls": LimitedSession}}
     endpoint = os.environ.get("AWS_S3_ENDPOINT")
     if endpoint and not {"AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"} & os.environ.keys():
         scheme = "http" if os.environ.get("AWS_HTTPS", "").upper() in ("NO", "FALSE", "OFF") else "https"

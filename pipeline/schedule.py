@@ -149,7 +149,7 @@ class Scheduler:
 
     def _settle_failure(self, work: _Work, outcome: UnitOutcome) -> None:
         unit = outcome.unit
-        _stop_for(outcome.failure, outcome.error, final=unit.attempts + 1 >= ATTEMPTS)
+        self._stop_for(outcome.failure, outcome.error, final=unit.attempts + 1 >= ATTEMPTS)
         if outcome.failure is Failure.MEMORY:
             self._retry(work, replace(unit, memory_failures=unit.memory_failures + 1), outcome.error)
             return
@@ -227,7 +227,7 @@ class Scheduler:
     def _settle_failed_commit(self, failed: CommitFailed) -> None:
         work = self._work[failed.commit.tile.id]
         work.commits += 1
-        _stop_for(failed.failure, failed.reason, final=work.commits >= ATTEMPTS)
+        self._stop_for(failed.failure, failed.reason, final=work.commits >= ATTEMPTS)
         if work.commits >= ATTEMPTS:
             self._fail(work, f"its files could not be made or written: {failed.reason}")
             return
@@ -241,13 +241,12 @@ class Scheduler:
         del self._work[work.tile.id]
         self._ended.append(record)
 
-
-def _stop_for(failure: Failure, reason: str, final: bool) -> None:
-    """Raise what ends the whole run: the output is another's, or storage still does not answer at the last attempt."""
-    if failure is Failure.LEASE:
-        raise LeaseLost(reason.partition(": ")[2] or reason)
-    if failure is Failure.STORAGE and final:
-        raise StorageUnavailable(reason.partition(": ")[2] or reason)
+    def _stop_for(self, failure: Failure, reason: str, final: bool) -> None:
+        """Raise what ends the whole run: the output is another's, or storage answers neither the worker, which asked for minutes, nor us."""
+        if failure is Failure.LEASE:
+            raise LeaseLost(reason.partition(": ")[2] or reason)
+        if failure is Failure.STORAGE and (final or not self._storage.answers()):
+            raise StorageUnavailable(reason.partition(": ")[2] or reason)
 
 
 def _missing(left_out: Mapping[str, str]) -> str:

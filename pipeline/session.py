@@ -14,6 +14,7 @@ from pipeline.catalog import publish_series
 from pipeline.cluster import cluster
 from pipeline.commit import CommitContext, legend
 from pipeline.errors import JobError
+from pipeline.faults import reason
 from pipeline.fleet import Fleet, Patience
 from pipeline.job import JobSpec
 from pipeline.lease import is_lease
@@ -30,7 +31,7 @@ from pipeline.schedule import Scheduler
 from pipeline.storage import WORK, Storage
 from pipeline.units import SegmenterSettings
 from pipeline.vrt import vrt_path
-from spexmap import __version__
+from spexmap import SpexmapError, __version__
 from stac.documents import public
 from stac.modelcard import ModelRecord, model_item
 from stac.records import SeriesRecord
@@ -81,7 +82,7 @@ class Session:
             try:
                 return self._finish(self._map(todo, skipped, published))
             except (KeyboardInterrupt, SystemExit):
-                self._save(state="interrupted")
+                self._note_interruption()
                 raise
 
     def _map(self, todo: list[TilePlan], ended: list[TileRecord], published: Mapping[str, PublishedTile]) -> list[TileRecord]:
@@ -225,6 +226,14 @@ class Session:
             created=self._plan.created,
             window=self._plan.window,
         )
+
+    def _note_interruption(self) -> None:
+        """Say in the record that the run was interrupted; who ends it does not wait for a store that is gone."""
+        self._record = replace(self._record, state="interrupted")
+        try:
+            self._storage.hurried.write_bytes(f"{self._folder}/run.json", self._record.to_json())
+        except (SpexmapError, OSError) as error:
+            log.warning("the record of the run could not be written (%s)", reason(error))
 
     def _save(self, **changes: Any) -> None:
         self._record = replace(self._record, **changes)

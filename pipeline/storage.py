@@ -5,22 +5,29 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.errors import JobError, RunInterrupted
+from pipeline.errors import AccessLost, JobError, RunInterrupted, StorageRefused, StorageUnavailable
 from pipeline.faults import ArrivedShort, carries_password, is_condition_unknown, reason, retried, s3_options, shown_url
 from spexmap import SpexmapError
+from stac.deadline import within
 
 T = TypeVar("T")
 
 WORK = ".work"
 """Folder of everything that is not published: staged blocks, the lease, files that are being written."""
+
+WHOLE_SECONDS = 900.0
+"""For one attempt to read a file: the limits of the clients begin anew with every byte."""
+HURRIED_SECONDS = 15.0
 
 
 class Fence(Protocol):
@@ -41,17 +48,28 @@ class Storage:
 
     root: str
     fence: Fence | None = None
-    """Asked before every write and delete."""
+    """Asked before every write and delete. With one, a run is under way: where access is refused then, the run is interrupted, not its job wrong."""
+    is_hurried: bool = False
+    """Whether a remote store is asked once and for `HURRIED_SECONDS` only."""
+
+    @property
+    def hurried(self) -> Storage:
+        """The same folder for what need not succeed: a store that has just been waited for in vain is not waited for again."""
+        return replace(self, is_hurried=True)
 
     @property
     def fs(self) -> Any:
         """The fsspec file system (fsspec keeps one instance per process and protocol)."""
-        if not self.root.startswith(("s3://", "s3a://")):
+        if not self._is_s3:
             return fsspec.core.url_to_fs(self.root)[0]
         fs = fsspec.core.url_to_fs(self.root, **s3_options(fsspec.config.conf.get("s3", {})))[0]
         # Its own repetitions would multiply with botocore's and with ours: five time-outs in the place of one.
         fs.retries = 1
         return fs
+
+    @property
+    def _is_s3(self) -> bool:
+        return self.root.startswith(("s3://", "s3a://"))
 
     @property
     def is_local(self) -> bool:
@@ -71,7 +89,18 @@ class Storage:
     def check_fence(self) -> None:
         """Raise `LeaseLost` where this process may write no more."""
         if self.fence is not None:
-            self.fence.check()
+            with self._under_way():
+                self._in_time(f"look who holds {self.shown}", self.fence.check)
+
+    def answers(self) -> bool:
+        """Return whether the store takes a write now; asked once."""
+        probe = f"{WORK}/{uuid.uuid4().hex}.probe"
+        try:
+            self.hurried.write_bytes(probe, b"-")
+            self.hurried.delete(probe)
+        except (StorageUnavailable, AccessLost):
+            return False
+        return True
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder lies at `path`."""
@@ -83,7 +112,7 @@ class Storage:
 
     def read_bytes(self, path: str) -> bytes:
         """Return the whole file at `path`; FileNotFoundError where there is none."""
-        return self._asked("read", path, lambda: self._cat(path))
+        return self._asked("read", path, partial(within, WHOLE_SECONDS, lambda: self._cat(path)))
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write `data` as the file at `path`, whole or not at all, replacing what is there."""
@@ -91,12 +120,10 @@ class Storage:
         if not self.is_local:
             self._asked("write", path, lambda: self._pipe(path, data))
             return
-        temporary = self._temporary(path)
-        with temporary.open("wb") as file:
+        with self._renamed_to(path) as temporary, temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(self.url(path))
 
     def create_bytes(self, path: str, data: bytes) -> bool:
         """Write `data` at `path` only if nothing is there; return whether it was written.
@@ -138,27 +165,51 @@ class Storage:
         if not self.is_local:
             self._asked("write", path, lambda: self._put(local, path))
             return
-        temporary = self._temporary(path)
-        LocalFileSystem().put_file(str(local), str(temporary))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(self.url(path))
+        with self._renamed_to(path) as temporary:
+            LocalFileSystem().put_file(str(local), str(temporary))
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         arrived, sent = self.size(path), local.stat().st_size
         if arrived != sent:
             raise RunInterrupted(f"{self.url(path)}: {arrived} of {sent} bytes arrived; run the same command again")
 
     def get_file(self, path: str, local: Path) -> None:
         """Copy the file at `path` to `local`; FileNotFoundError where there is none."""
-        self._asked("read", path, lambda: self.fs.get_file(self.url(path), str(local)))
+        self._asked("read", path, partial(within, WHOLE_SECONDS, lambda: self.fs.get_file(self.url(path), str(local))))
 
     def _asked(self, verb: str, path: str, action: Callable[[], T]) -> T:
         """Return what the store answers, asked again while it has passing trouble; a local disk is asked once."""
-        return action() if self.is_local else retried(f"{verb} {self.shown.rstrip('/')}/{path}", action)
+        if self.is_local:
+            return action()
+        what = f"{verb} {self.shown.rstrip('/')}/{path}"
+        with self._under_way():
+            return self._in_time(what, partial(retried, what, action, attempts=1 if self.is_hurried else None))
+
+    def _in_time(self, what: str, action: Callable[[], T]) -> T:
+        """Return ``action()``; raises StorageUnavailable where it takes long and we are in a hurry."""
+        if self.is_local or not self.is_hurried:
+            return action()
+        try:
+            return within(HURRIED_SECONDS, action)
+        except TimeoutError as error:
+            raise StorageUnavailable(f"cannot {what}: {error}; run the same command again when it answers") from error
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """Turn the loss of access in the middle of a run into what says so."""
+        try:
+            yield
+        except StorageRefused as error:
+            if self.fence is None:
+                raise
+            raise AccessLost(f"{error}; then run the same command again, it goes on from here") from error.__cause__
 
     def _cat(self, path: str) -> bytes:
         # A listing that was kept would hide what another process has written since, such as a lease.
         self.fs.invalidate_cache()
-        return bytes(self.fs.cat_file(self.url(path)))
+        # s3fs would look at the size first, and where nothing is there also for a folder: four calls in the place of one.
+        options = {"max_concurrency": 1} if self._is_s3 else {}
+        return bytes(self.fs.cat_file(self.url(path), **options))
 
     def _exists(self, path: str) -> bool:
         self.fs.invalidate_cache()
@@ -183,11 +234,9 @@ class Storage:
 
     def _remove(self, path: str) -> None:
         """Remove an object or all below it, and look again: s3fs says nothing of objects that a bulk delete left."""
-        try:
-            if self._exists(path):
-                self.fs.rm(self.url(path), recursive=True)
-        except FileNotFoundError:
-            return
+        with suppress(FileNotFoundError):
+            self.fs.invalidate_cache()
+            self.fs.rm(self.url(path), recursive=True)
         if self._exists(path):
             raise ArrivedShort("it is still there after deleting it")
 
@@ -208,10 +257,12 @@ class Storage:
         """Delete the file or folder at `path`, and the local folders below the root that this leaves empty; nothing there is no error."""
         self.check_fence()
         if not self.is_local:
-            self._asked("delete", path, lambda: self._remove(path))
+            if self.exists(path):
+                self._asked("delete", path, lambda: self._remove(path))
             return
         if self.exists(path):
-            self.fs.rm(self.url(path), recursive=True)
+            with suppress(FileNotFoundError):
+                self.fs.rm(self.url(path), recursive=True)
         self._remove_empty_folders(Path(path).parent)
 
     def _remove_empty_folders(self, folder: Path) -> None:
@@ -251,6 +302,17 @@ class Storage:
         probe = f".spexmap-{uuid.uuid4().hex}"
         self.write_bytes(probe, b"-")
         self.delete(probe)
+
+    @contextmanager
+    def _renamed_to(self, path: str) -> Iterator[Path]:
+        """Yield a file to write that becomes `path` when the block ends well, and is gone where it does not: a full disk has no room for it."""
+        temporary = self._temporary(path)
+        try:
+            yield temporary
+            temporary.replace(self.url(path))
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
 
     def _temporary(self, path: str) -> Path:
         """Return where `path` is written before it is renamed: apart from what is published, so that a killed writer leaves nothing there."""

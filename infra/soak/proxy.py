@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 from infra.soak.servers import Answering, Guard, LoopbackServer
 
 KINDS = ("429", "500", "503", "reset", "stall", "truncate")
-"""Too many requests with Retry-After; internal error; SlowDown; connection reset; no answer; a body that ends early."""
+"""Too many requests with Retry-After; internal error; SlowDown; connection reset; no answer; an answer that ends early: in the middle of its body,
+or, where it has none, before it begins, so that what was asked for is done and the client does not know."""
 _HOP = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "proxy-connection", "proxy-authorization", "expect"}
 SLOW_DOWN = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>'
 
@@ -55,17 +56,26 @@ class FaultProxy(LoopbackServer):
     weather
         What is done to requests; may be changed at any time.
     guard
-        What it refuses is answered with 403: expired signatures, missing tokens.
+        What it refuses is answered with `refusal`: expired signatures, missing tokens. May be changed at any time.
+    refusal
+        Status and body.
     on_request
         Called with every path before it is answered; what a test or a fault waits for.
     """
 
     def __init__(
-        self, upstream: str, weather: Weather = CALM, port: int = 0, guard: Guard | None = None, on_request: Callable[[str], None] | None = None
+        self,
+        upstream: str,
+        weather: Weather = CALM,
+        port: int = 0,
+        guard: Guard | None = None,
+        on_request: Callable[[str], None] | None = None,
+        refusal: tuple[int, bytes] = (403, b"signature expired"),
     ) -> None:
         self.upstream = urlsplit(upstream).netloc
         self.weather = weather
         self.guard = guard
+        self.refusal = refusal
         self.on_request = on_request
         self.done: Counter[str] = Counter()
         """How often which kind was done since the last `clear`; ``passed`` counts the others."""
@@ -119,7 +129,7 @@ def _handler(proxy: FaultProxy) -> type[Answering]:
                 proxy.stopping.wait(proxy.weather.stall_seconds)
                 return self._reset()
             if proxy.guard is not None and not proxy.guard(self.path, {name.lower(): value for name, value in self.headers.items()}):
-                return self.answer(403, b"signature expired")
+                return self.answer(*proxy.refusal)
             return self._pass_on(body, cut=kind == "truncate")
 
         def _body(self) -> bytes:
@@ -157,7 +167,10 @@ def _handler(proxy: FaultProxy) -> type[Answering]:
                 connection.endheaders(body or None)
                 answer = connection.getresponse()
                 content = answer.read()
-            self._send(answer, content, cut)
+            if cut and not content:
+                self._reset()
+            else:
+                self._send(answer, content, cut)
 
         def _send(self, answer: http.client.HTTPResponse, content: bytes, cut: bool) -> None:
             self.send_response_only(answer.status, answer.reason)

@@ -175,6 +175,25 @@ def test_lease_is_renewed_while_it_is_held_and_errors_of_that_are_logged(
     assert caplog.text.count("the lease could not be renewed (OSError: no space left on device); trying again") == 2
 
 
+def test_renewal_that_ends_after_the_lease_ran_out_brings_nothing_back(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is stopped in the middle of it: a successor may have come and gone, and its work must not be written over."""
+    write, slow = Storage.write_bytes, threading.Event()
+
+    def stopped(self: Storage, path: str, data: bytes) -> None:
+        if path == PATH and not slow.is_set():
+            slow.set()
+            storage.delete(PATH)
+            threading.Event().wait(2 * SHORT.total_seconds())
+        write(self, path, data)
+
+    with Lease(storage, SHORT) as lease:
+        monkeypatch.setattr(Storage, "write_bytes", stopped)
+        _until(lambda: lease.lost)
+        with pytest.raises(LeaseLost):
+            lease.fenced.write_bytes("map", b"1")
+    assert storage.find() == []
+
+
 def test_renewer_notices_that_the_lease_is_lost_and_says_so(storage: Storage, caplog: pytest.LogCaptureFixture) -> None:
     with Lease(storage, SHORT) as lease:
         storage.write_bytes(lease_path(2), json.dumps({"token": "another", "pid": 1, "host": "elsewhere", "renewed": "2024-01-01"}).encode())
