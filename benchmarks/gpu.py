@@ -12,6 +12,7 @@ host memory to class planes in host memory; "busy" is the share of that time tha
 from __future__ import annotations
 
 import argparse
+import copy
 import platform
 import statistics
 import sys
@@ -20,6 +21,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -33,7 +36,7 @@ from engine.planner import Planner
 from engine.runtimes import Choice, EngineBuildFailed, RuntimeUnavailable, Windows, cached_engine, tensorrt
 from engine.runtimes.compiled import CompiledPlanner
 from engine.runtimes.cuda_graph import captured
-from engine.runtimes.graph import InPrecision, Precision
+from engine.runtimes.graph import InPrecision, Precision, export_files
 from engine.windows import padded_span, window_starts
 
 TEN = ("blue", "green", "red", "rededge071", "rededge075", "rededge078", "nir", "nir08", "swir16", "swir22")
@@ -57,7 +60,7 @@ class Subject:
     batch: int
     half: Precision
     spex: Spex | None
-    """None: no shipped weights, and too large for one engine file."""
+    """None: no shipped weights."""
 
     def chips(self, device: torch.device) -> Tensor:
         """Return random reflectance of one batch, the same every time."""
@@ -97,13 +100,21 @@ def small(device: torch.device, batch: int) -> Subject:
 
 def large(device: torch.device, batch: int) -> Subject:
     """Return spex-1.8b with random weights, three classes asked in words of random tokens."""
+    return Subject("spex-1.8b", large_planner(device), 3, 512, 384, batch, Precision.BFLOAT16, None)
+
+
+def large_planner(device: torch.device, **changes: object) -> Planner:
+    """Return the planner of `large`, in PyTorch's default type; `changes` are of its configuration."""
     torch.manual_seed(0)
     with device:
-        model = SpexForLandCover(SpexConfig.preset("spex-1.8b")).eval()
+        model = SpexForLandCover(SpexConfig.preset("spex-1.8b", **changes)).eval()
+        for name, parameter in model.named_parameters():
+            if "deform.offset" in name or "deform.mask" in name:  # zero at first, where every pixel is sampled at its own place
+                torch.nn.init.normal_(parameter, std=0.05)
     tokens = torch.randint(1000, 100_000, (1, 3, 48))
     everywhere, answer = torch.ones_like(tokens, dtype=torch.bool), torch.arange(48).expand(1, 3, 48) >= 40
     prompts = Prompts(tokens, everywhere, answer, torch.full((1, 3), 39), torch.full_like(tokens, -100))
-    return Subject("spex-1.8b", Planner(model, prompts, RGB).eval().to(device), 3, 512, 384, batch, Precision.BFLOAT16, None)
+    return Planner(model, prompts, RGB).eval().to(device)
 
 
 @torch.inference_mode()
@@ -150,9 +161,13 @@ def paths(subject: Subject, device: torch.device) -> Iterator[tuple[str, Callabl
 
 def engine_planner(subject: Subject, name: str, windows: Windows, device: torch.device) -> PATHS:
     """Return the planner of a TensorRT engine of the whole model."""
-    if subject.spex is None:
-        raise EngineBuildFailed("its graph is larger than one ONNX file can hold")
-    engine, _ = cached_engine(subject.spex, TEN, CLASSES, windows, Choice(name, subject.half, "measured"))
+    if subject.spex is not None:
+        engine, _ = cached_engine(subject.spex, TEN, CLASSES, windows, Choice(name, subject.half, "measured"))
+    else:
+        with TemporaryDirectory() as folder:
+            graph = export_files(copy.deepcopy(subject.planner).cpu(), windows, subject.half, Path(folder))
+            capability = "sm{}{}".format(*torch.cuda.get_device_capability(device)) if name == "tensorrt-rtx" else None
+            engine = tensorrt.build_engine(graph, name, capability)
     return tensorrt.TensorRTPlanner(engine, name, windows.shape, device)
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,11 @@ from engine.description import ClassQuery
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
 from engine.runtimes import openvino, tensorrt
 from engine.runtimes.cache import EngineCache, key_of
-from engine.runtimes.graph import OPSET, Precision, Windows, best_precision, export_files, export_graph, fits_one_file
+from engine.runtimes.graph import OPSET, Graph, Precision, Windows, best_precision, export_files, export_graph, fits_one_file
 from engine.stored import PlannerSource, StoredModel
+
+if TYPE_CHECKING:
+    from engine.planner import Planner
 
 __all__ = ["RUNTIMES", "Choice", "EngineBuildFailed", "OpenedPlanner", "Precision", "RuntimeUnavailable", "Windows", "choose", "open_planner"]
 
@@ -210,11 +214,7 @@ def cached_engine(
     meant = target if choice.name == "tensorrt-rtx" else capability
 
     def build() -> bytes:
-        planner = _host(model).planner(bands, classes)
-        if fits_one_file(planner, choice.precision):
-            return tensorrt.build_engine(cached_graph(model, bands, classes, windows, choice.precision), choice.name, meant, EngineCache())
-        with TemporaryDirectory() as folder:
-            graph = export_files(planner, windows, choice.precision, Path(folder))
+        with opened_graph(model, bands, classes, windows, choice.precision) as graph:
             return tensorrt.build_engine(graph, choice.name, meant, EngineCache())
 
     cache = EngineCache()
@@ -232,20 +232,42 @@ def cached_graph(
     precision: Precision = Precision.FLOAT32,
     channels_last: bool = False,
 ) -> bytes:
-    """Return the ONNX graph of a planner, from the node's cache if it is there; `channels_last` gives the form of `convolved`, for a batch of one."""
+    """Return the ONNX graph of a planner, from the node's cache if it is there; `channels_last` gives the form of `convolved`, for a batch of one.
+
+    Raises `EngineBuildFailed` where one file cannot hold it.
+    """
 
     def export() -> bytes:
         from engine.runtimes.convolved import convolved
 
-        planner = _host(model).planner(bands, classes)
+        planner = _planner_on_host(model, bands, classes)
         return export_graph(convolved(planner) if channels_last else planner, windows, precision)
 
     return EngineCache().get(key_of(_facts(model, bands, classes, windows, precision) | {"channels_last": channels_last}), export)
 
 
-def _host(model: PlannerSource) -> PlannerSource:
-    """Return the model for the CPU, on which graphs are exported."""
-    return model if model.device == "cpu" or model.folder is None else StoredModel(model.folder, "cpu")
+@contextmanager
+def opened_graph(
+    model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision
+) -> Iterator[Graph]:
+    """Yield the ONNX graph of a planner of any size: from the node's cache, or where one file cannot hold it as files that are gone afterwards."""
+    key, cache = key_of(_facts(model, bands, classes, windows, precision) | {"channels_last": False}), EngineCache()
+
+    def exported(folder: Path) -> Graph:
+        planner = _planner_on_host(model, bands, classes)
+        if fits_one_file(planner, precision):
+            return cache.get(key, lambda: export_graph(planner, windows, precision))
+        return export_files(planner, windows, precision, folder)
+
+    with cache.scratch() as folder:
+        graph = cache.read(key) or exported(folder)
+        gc.collect()  # an export leaves cycles that hold a second copy of the weights
+        yield graph
+
+
+def _planner_on_host(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery]) -> Planner:
+    host = model if model.device == "cpu" or model.folder is None else StoredModel(model.folder, "cpu")
+    return host.planner(bands, classes)
 
 
 def _facts(model: PlannerSource, bands: Sequence[str], classes: Sequence[str | ClassQuery], windows: Windows, precision: Precision) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 log = logging.getLogger(__name__)
@@ -72,13 +73,25 @@ class EngineCache:
         """Return what is kept under a key; None where there is nothing, or with a warning where it is damaged."""
         path = self.folder / key
         try:
-            content = path.read_bytes()
+            with path.open("rb") as file:
+                digest, content = file.read(_DIGEST), file.read()
         except OSError:
             return None
-        if hashlib.sha256(content[_DIGEST:]).digest() == content[:_DIGEST]:
-            return content[_DIGEST:]
+        if hashlib.sha256(content).digest() == digest:
+            return content
         log.warning("the engine file %s is damaged: it is built again", path)
         return None
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Yield an empty folder for files too large to keep, beside the engines, for there is room; gone afterwards."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            room = TemporaryDirectory(prefix=".graph-", dir=self.folder, ignore_cleanup_errors=True)
+        except OSError:
+            room = TemporaryDirectory(prefix="spexmap-graph-", ignore_cleanup_errors=True)
+        with room as folder:
+            yield Path(folder)
 
     def write(self, key: str, content: bytes) -> None:
         """Keep bytes under a key, whole or not at all; where that is not possible, only warn."""
@@ -86,7 +99,9 @@ class EngineCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = self.folder / f".{key}.{os.getpid()}.{threading.get_ident()}"
             try:
-                unfinished.write_bytes(hashlib.sha256(content).digest() + content)
+                with unfinished.open("wb") as file:
+                    file.write(hashlib.sha256(content).digest())
+                    file.write(content)
                 unfinished.replace(self.folder / key)
             finally:
                 unfinished.unlink(missing_ok=True)

@@ -66,6 +66,24 @@ class ConvolvedProducts(nn.Module):
         return F.conv2d(fine, (vectors[0] / math.sqrt(fine.shape[1]))[:, :, None, None])
 
 
+class ConvolvedEnlargement(nn.Module):
+    """A transposed convolution whose kernel is as wide as its stride: each pixel becomes a square, by a 1x1 convolution and a shuffle.
+
+    TensorRT-RTX has no transposed convolution in bfloat16.
+    """
+
+    def __init__(self, enlarge: nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.stride = enlarge.stride[0]
+        each = self.stride**2
+        self.weight = _kernel(enlarge.weight.permute(1, 2, 3, 0).reshape(enlarge.out_channels * each, enlarge.in_channels))
+        self.bias = None if enlarge.bias is None else nn.Parameter(enlarge.bias.detach().repeat_interleave(each))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (n, c, h, w) to (n, d, stride h, stride w)."""
+        return F.pixel_shuffle(F.conv2d(x, self.weight, self.bias), self.stride)
+
+
 _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
     Block: ConvolvedBlock,
     PixelNorm: ConvolvedNorm,
@@ -76,11 +94,20 @@ _FORMS: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
 def convolved(planner: Planner) -> Planner:
     """Return a copy of a planner, for one window a call, that works on channels by convolutions only."""
     copied = copy.deepcopy(planner)
-    for module in list(copied.modules()):
-        for name, child in module.named_children():
-            if type(child) in _FORMS:
-                setattr(module, name, _FORMS[type(child)](child))
+    _reform(copied, _FORMS)
     return copied
+
+
+def without_transposed(planner: Planner) -> None:
+    """Give every transposed convolution that is a `ConvolvedEnlargement` this form."""
+    _reform(planner, {nn.ConvTranspose2d: lambda each: ConvolvedEnlargement(each) if each.kernel_size == each.stride else each})
+
+
+def _reform(planner: Planner, forms: dict[type[nn.Module], Callable[[Any], nn.Module]]) -> None:
+    for module in list(planner.modules()):
+        for name, child in module.named_children():
+            if type(child) in forms:
+                setattr(module, name, forms[type(child)](child))
 
 
 def _kernel(weight: Tensor) -> nn.Parameter:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from engine.errors import EngineBuildFailed, PlannerFailed, RuntimeUnavailable
 from engine.runtimes.cache import EngineCache, key_of
+from engine.runtimes.graph import Graph
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def capabilities() -> dict[str, tuple[int, int]]:
     return {name.lower(): (int(name[2:-1]), int(name[-1])) for name in members if name.startswith("SM")}
 
 
-def build_engine(graph: bytes | Path, name: str, capability: str | None = None, cache: EngineCache | None = None) -> bytes:
+def build_engine(graph: Graph, name: str, capability: str | None = None, cache: EngineCache | None = None) -> bytes:
     """Return a serialized engine of an ONNX graph; its precision and its shapes are the graph's own (strongly typed, no profile needed).
 
     Parameters

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import resource
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +19,11 @@ import torch
 
 from engine import Spex
 from engine.blocks import BlockExecutor
-from engine.configuration import SpexConfig
+from engine.configuration import RGB, SpexConfig
+from engine.description import ClassQuery
 from engine.errors import EngineBuildFailed, TooLittleMemory
-from engine.modeling import SpexForLandCover
+from engine.modeling import Prompts, SpexForLandCover
+from engine.planner import Planner
 from engine.runtimes import (
     Choice,
     RuntimeUnavailable,
@@ -34,8 +39,8 @@ from engine.runtimes import (
 )
 from engine.runtimes.cache import EngineCache, key_of
 from engine.runtimes.calibration import calibrated_batch, largest_batch
-from engine.runtimes.convolved import convolved
-from engine.runtimes.graph import InPrecision, Precision, export_graph
+from engine.runtimes.convolved import ConvolvedEnlargement, convolved
+from engine.runtimes.graph import InPrecision, Precision, export_files, export_graph, of_words_asked
 from engine.training.data import Chips, load_chips
 
 BANDS = ("blue", "green", "red", "nir", "swir16", "swir22")
@@ -182,35 +187,120 @@ def test_a_graph_that_one_file_cannot_hold_is_refused_before_it_is_made(small: S
         export_graph(small.planner(BANDS, CLASSES), Windows(64, len(BANDS)))
 
 
-def test_a_model_that_one_file_cannot_hold_is_built_from_several(small: Spex, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As spex-1.8b is, whose weights are larger than a protobuf may be; the files compute what the planner does."""
-    ov = pytest.importorskip("openvino", reason="openvino is not installed")
+class Narrow:
+    """The parts of spex-1.8b (deformable convolutions, a prefix of its own, mask decoder with positions), narrow, with random weights."""
+
+    device, folder, fingerprint = "cpu", None, "narrow"
+
+    def __init__(self, **changes) -> None:
+        torch.manual_seed(0)
+        language = {**SpexConfig.preset("spex-1.8b").language, "num_hidden_layers": 1, "vocab_size": 300, "hidden_size": 48, "intermediate_size": 96}
+        language |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+        sizes = {"dims": [16, 32, 64, 128], "depths": [1, 1, 1, 1], "groups": [2, 4, 8, 16], "aggregate_dim": 64, "condenser_dims": [80]}
+        sizes |= {"decoder_dim": 64, "decoder_mlp": 128, "decoder_layers": 1, "language": language, "preamble": [7, 200]}
+        self.model = with_moved_samples(SpexForLandCover(SpexConfig.preset("spex-1.8b", **{**sizes, **changes}))).eval()
+
+    def resolve(self, classes, disjoint: bool = False) -> tuple[ClassQuery, ...]:
+        return tuple(ClassQuery(name, target=name, instruction=name) for name in classes)
+
+    def planner(self, bands, classes) -> Planner:
+        tokens = torch.randint(300, (1, len(classes), 9), generator=torch.Generator().manual_seed(0))
+        everywhere, answer = torch.ones_like(tokens, dtype=torch.bool), (torch.arange(9) >= 5).expand_as(tokens)
+        presence, labels = torch.full(tokens.shape[:2], 4), torch.full_like(tokens, -100)
+        return Planner(self.model, Prompts(tokens, everywhere, answer, presence, labels), bands).eval()
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Narrow:
+    return Narrow()
+
+
+def test_a_model_that_one_file_cannot_hold_is_built_from_files_that_are_gone_afterwards(
+    narrow: Narrow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As spex-1.8b is: the graph computes what the planner does, and the engine is that of the same graph in one piece, to the byte."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
     monkeypatch.setenv("SPEXMAP_CACHE", str(tmp_path))
     monkeypatch.setattr("engine.runtimes.graph.MOST_BYTES", 1000)
-    windows, build, answers = Windows(64, len(BANDS)), tensorrt.build_engine, []
-    chip = torch.linspace(0, 0.4, len(BANDS) * 64 * 64).reshape(windows.shape)
+    chip, build, found = torch.rand(1, 3, 64, 64), tensorrt.build_engine, []
+    chip[..., :20, :] = np.nan
 
     def looked_at(graph: Path, *arguments: object) -> bytes:
-        compiled = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        answers.append(compiled([chip.numpy()])[0])
+        whole = onnx.load(graph).SerializeToString()
+        assert graph.stat().st_size < len(whole) / 2
+        found.extend([build(whole, "tensorrt-rtx", "sm89"), *onnxruntime.InferenceSession(str(graph)).run(None, {"reflectance": chip.numpy()})])
         return build(graph, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(tensorrt, "build_engine", looked_at)
-    engine, _ = cached_engine(small, BANDS, CLASSES, windows, Choice("tensorrt-rtx", Precision.FLOAT32, "asked for"), "sm89")
-    assert len(engine) > 10_000_000
+    choice = Choice("tensorrt-rtx", Precision.FLOAT32, "asked for")
+    engine, identity = cached_engine(narrow, RGB, CLASSES, Windows(64, 3), choice, "sm89")
     with torch.inference_mode():
-        np.testing.assert_allclose(answers[0], small.planner(BANDS, CLASSES)(chip).numpy(), atol=1e-4)
+        np.testing.assert_allclose(found[1], narrow.planner(RGB, CLASSES)(chip).numpy(), atol=1e-5)
+    assert engine == found[0] and identity["engine"] == hashlib.sha256(engine).hexdigest()
+    assert [path.stat().st_size for path in tmp_path.iterdir() if path.suffix != ".lock"] == [len(engine) + 32]
 
 
-def test_a_cache_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, content: bytes) -> int:
-        path.touch()
-        raise OSError(28, "No space left on device")
+def test_all_parts_of_the_published_size_build_in_bfloat16(narrow: Narrow) -> None:
+    """TensorRT-RTX has no transposed convolution in bfloat16, and the mask decoder has two."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
+    assert any(isinstance(each, torch.nn.ConvTranspose2d) for each in narrow.model.modules())
+    graph = export_graph(narrow.planner(RGB, CLASSES), Windows(64, 3), Precision.BFLOAT16)
+    assert len(tensorrt.build_engine(graph, "tensorrt-rtx", "sm89")) > 1_000_000
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    EngineCache(tmp_path).write("key", b"engine")
-    assert list(tmp_path.iterdir()) == []
+
+def test_a_graph_holds_the_words_of_its_prompts_only_and_computes_the_same(narrow: Narrow) -> None:
+    planner, chip = narrow.planner(RGB, CLASSES), torch.rand(2, 3, 64, 64)
+    few = of_words_asked(planner)
+    with torch.inference_mode():
+        assert torch.equal(few(chip), planner(chip))
+    words = {7, 200, *planner.tokens.flatten().tolist()}
+    assert few.model.language.get_input_embeddings().weight.shape == (len(words), 48)
+    assert planner.model.language.get_input_embeddings().weight.shape == (300, 48) and planner.model.config.preamble == [7, 200]
+    assert few.model.projector[0].weight.data_ptr() == planner.model.projector[0].weight.data_ptr()
+
+
+def test_a_transposed_convolution_as_wide_as_its_stride_is_a_convolution_and_a_shuffle() -> None:
+    torch.manual_seed(0)
+    enlarge, x = torch.nn.ConvTranspose2d(6, 5, 2, stride=2), torch.randn(2, 6, 7, 9)
+    torch.testing.assert_close(ConvolvedEnlargement(enlarge)(x), enlarge(x), atol=1e-6, rtol=1e-6)
+
+
+class Projector(torch.nn.Module):
+    """As little of a planner as can be exported."""
+
+    def __init__(self, planner: Planner) -> None:
+        super().__init__()
+        self.model = planner.model
+        self.register_buffer("tokens", planner.tokens)
+
+    def forward(self, reflectance: torch.Tensor) -> torch.Tensor:
+        return self.model.projector(reflectance)
+
+
+def test_a_graph_that_finds_no_room_is_refused_with_its_size(narrow: Narrow, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="onnx and onnxscript are not installed")
+    projector, told = Projector(narrow.planner(RGB, CLASSES)), r"\d GiB of weights cannot be written in "
+    with files_of_at_most(10_000), pytest.raises(EngineBuildFailed, match=told):
+        export_files(projector, Windows(64, 3), Precision.FLOAT32, tmp_path)  # type: ignore[arg-type]
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let the system refuse what is written beyond a size, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_cache_that_cannot_be_written_leaves_nothing_half(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with files_of_at_most(1000):
+        EngineCache(tmp_path).write("key", b"engine" * 1000)
+    assert list(tmp_path.iterdir()) == [] and "could not be kept" in caplog.text
 
 
 def test_a_graph_in_bfloat16_is_refused_by_a_gpu_that_has_none(small: Spex) -> None:
@@ -319,6 +409,14 @@ def test_a_cache_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: 
     assert "set SPEXMAP_CACHE" in caplog.text
 
 
+def with_moved_samples(model: SpexForLandCover) -> SpexForLandCover:
+    """Give deformable convolutions weights; at first they are zero, where every pixel is sampled at its own place."""
+    for name, parameter in model.named_parameters():
+        if "deform.offset" in name or "deform.mask" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
 class Vision(torch.nn.Module):
     """The vision path of the published design: deformable convolutions, aggregation, visual tokens."""
 
@@ -326,23 +424,21 @@ class Vision(torch.nn.Module):
         super().__init__()
         torch.manual_seed(0)
         language = {**SpexConfig.preset("spex-1.8b").language, "num_hidden_layers": 0, "vocab_size": 8}
-        self.model = SpexForLandCover(SpexConfig.preset("spex-1.8b", language=language, **sizes))
-        for name, parameter in self.model.named_parameters():
-            if "deform.offset" in name or "deform.mask" in name:  # zero at first, where every pixel is sampled at its own place
-                torch.nn.init.normal_(parameter, std=0.05)
+        self.model = with_moved_samples(SpexForLandCover(SpexConfig.preset("spex-1.8b", language=language, **sizes)))
+        self.register_buffer("tokens", torch.zeros(1, 1, 1, dtype=torch.long))
 
     def forward(self, reflectance: torch.Tensor) -> torch.Tensor:
         return self.model.see(reflectance, ("red", "green", "blue")).tokens
 
 
-def test_the_vision_tower_of_the_published_size_builds_as_one_engine_and_samples_in_float32(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_vision_tower_of_the_published_size_builds_as_one_engine_and_samples_in_float32(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Coordinates in half precision would be wrong by a tenth of a pixel."""
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
-    graph = export_graph(Vision(), Windows(512, 3), Precision.FLOAT16)  # type: ignore[arg-type]
-    described = onnx.load_from_string(graph)
-    del described.graph.initializer[:]  # half a gigabyte that the types do not need
-    inferred = onnx.shape_inference.infer_shapes(described).graph
+    graph = export_files(Vision(), Windows(512, 3), Precision.FLOAT16, tmp_path)  # type: ignore[arg-type]
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(graph, load_external_data=False)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in [*inferred.value_info, *inferred.input]}
     samplers = [node for node in inferred.node if node.op_type == "GridSample"]
     assert len(samplers) >= 37 and all(types[name] == onnx.TensorProto.FLOAT for node in samplers for name in node.input)
