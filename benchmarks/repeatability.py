@@ -48,8 +48,7 @@ def main() -> int:
     base = ["run", str(demo / "job.yaml"), "--set=grid.tile=512"]
     variants = {
         "first": ["--block=512"],
-        "block 300, no multiple of the stride": ["--block=300"],
-        "scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=512"],
+        "blocks of 300, no multiple of the stride, and scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=300"],
         "two workers, blocks of 256": ["--workers=2", "--block=256"],
         "tile 320": ["--set=grid.tile=320", "--block=320"],
         "tile 2048": ["--set=grid.tile=2048"],

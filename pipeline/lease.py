@@ -3,7 +3,7 @@
 A lease is a file that only its holder writes, created under a condition: nothing may be there. One that was left behind is not replaced but
 followed: who creates generation n + 1 first has the output, so that of several takers one wins, and the holder of generation n, should it come
 back, sees that it was followed and writes no more. On a store without conditional writes two takers may both believe that they created it; there
-the last writer holds it, which each one finds out by a second look after `SECOND_LOOK` seconds or more, and again before every write.
+the last writer holds it, which each one finds out by a second look after `SECOND_LOOK` to `LATEST_LOOK` seconds, and again before every write.
 
 The clocks of the machines have to agree within the validity.
 """
@@ -38,10 +38,9 @@ VALID = timedelta(minutes=10)
 VALIDITY_VARIABLE = "SPEXMAP_LEASE_SECONDS"
 RENEWALS = 10
 """In the time that a lease is valid."""
-SECOND_LOOK = 2.0
-"""Seconds between writing and reading one's own token, where the store has no conditional writes; at least `SLOWER` times what looking and writing
-took, for others wait for a slow store, too."""
-SLOWER = 4.0
+SECOND_LOOK, LATEST_LOOK = 2.0, 10.0
+"""Seconds between writing and reading one's own token, where the store has no conditional writes: as long as looking and writing took, for others
+wait for a slow store, too, within these limits."""
 ROUNDS = 3
 
 
@@ -158,7 +157,7 @@ class Lease:
         """Create the lease of our generation, which was looked for when it `began`; return whether it is ours."""
         path, document = lease_path(self._holding.generation), self._document()
         if self._storage.create_bytes(path, document) and not self._storage.refuses_overwriting(path, document):
-            pause = max(SECOND_LOOK, SLOWER * (time.monotonic() - began))
+            pause = min(max(SECOND_LOOK, time.monotonic() - began), LATEST_LOOK)
             log.info("the store has no conditional writes; looking again in %.0f s whether the output is ours", pause)
             self._released.wait(pause)
         # Also where it was not created: the answer to a write that succeeded may have been lost.
