@@ -57,22 +57,19 @@ class ModelDescription:
     """Of each class name, title, colour and threshold, as the configuration has them."""
     lexicon: Lexicon
     """The words that it knows."""
-    parameters: int
-    """Numbers in its weights."""
 
     @classmethod
-    def of(cls, configuration: Mapping[str, Any], lexicon: Lexicon, parameters: int) -> ModelDescription:
+    def of(cls, configuration: Mapping[str, Any], lexicon: Lexicon) -> ModelDescription:
         """Return the description of a model by its configuration, as ``config.json`` holds it."""
         bands, required = configuration["bands"], configuration["required_bands"]
-        return cls(configuration["name"], in_wavelength_order(bands), tuple(required), tuple(configuration["classes"]), lexicon, parameters)
+        return cls(configuration["name"], in_wavelength_order(bands), tuple(required), tuple(configuration["classes"]), lexicon)
 
     @classmethod
     def read(cls, folder: Path) -> ModelDescription:
-        """Return the description of the model in a folder; raises `ModelNotFound` where a file of it is damaged."""
-        configuration = _json(folder / "config.json")
+        """Return the description of the model in a folder; raises `ModelNotFound` where config.json or lexicon.json is damaged."""
+        configuration, words = _json(folder / "config.json"), _json(folder / "lexicon.json")
         try:
-            lexicon = Lexicon.from_list(_json(folder / "lexicon.json"))
-            return cls.of(configuration, lexicon, _count_parameters(folder / "model.safetensors"))
+            return cls.of(configuration, Lexicon.from_list(words))
         except (KeyError, TypeError) as error:
             raise ModelNotFound(f"config.json or lexicon.json in {folder} is not of a SPEX model: {type(error).__name__} {error}") from error
 
@@ -81,13 +78,13 @@ class ModelDescription:
         """Names of the classes that the model knows."""
         return tuple(self.lexicon.terms)
 
-    def card(self, fingerprint: str) -> dict[str, Any]:
-        """Return the facts for a catalog's model item: name, architecture, parameters, framework, bands, classes, fingerprint."""
+    def card(self, fingerprint: str, parameters: int) -> dict[str, Any]:
+        """Return the facts for a catalog's model item; `parameters` is how many numbers its weights hold."""
         return {
             "name": self.name,
             "architecture": "SPEX",
             "framework": "pytorch",
-            "total_parameters": self.parameters,
+            "total_parameters": parameters,
             "tasks": ["semantic-segmentation"],
             "bands": [{"name": each, "center_wavelength": band(each).centre, "full_width_half_max": band(each).width} for each in self.bands],
             "required_bands": list(self.required_bands),
@@ -163,7 +160,7 @@ def _json(path: Path) -> Any:
         raise ModelNotFound(f"{path} is damaged ({error}); copy the model anew") from error
 
 
-def _count_parameters(path: Path) -> int:
+def count_parameters(path: Path) -> int:
     """Return how many numbers a safetensors file holds, by its header; raises `ModelNotFound` where it is cut off or is no such file."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

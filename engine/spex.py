@@ -28,7 +28,7 @@ from engine.planner import Planner, Queries
 from engine.processing import Request, SpexProcessor
 from engine.reflectance import as_chips, check_reflectance
 from engine.statistics import ChipStatistics
-from engine.weights import load_models, stored_tensors
+from engine.weights import distinct_tensors, load_models
 from engine.windows import blend_total, blend_weights, window_starts
 
 STRIDE, LARGEST_CHIP = 256, 640
@@ -159,11 +159,10 @@ class Spex:
         """The model's configuration."""
         return self.model.config  # type: ignore[return-value]
 
-    @cached_property
+    @property
     def description(self) -> ModelDescription:
         """What the model knows and needs."""
-        parameters = sum(tensor.numel() for tensor in stored_tensors((self.model, *self.taught)).values())
-        return ModelDescription.of(self.config.to_dict(), self.processor.lexicon, parameters)
+        return ModelDescription.of(vars(self.config), self.processor.lexicon)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -188,7 +187,8 @@ class Spex:
     @property
     def model_card(self) -> dict[str, Any]:
         """Facts for a catalog's model item; see `ModelDescription.card`."""
-        return self.description.card(self.fingerprint)
+        parameters = sum(tensor.numel() for tensor in distinct_tensors((self.model, *self.taught)).values())
+        return self.description.card(self.fingerprint, parameters)
 
     def resolve(self, classes: Sequence[str | ClassQuery], disjoint: bool = False) -> tuple[ClassQuery, ...]:
         """Return the classes complete; see `ModelDescription.resolve`."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from engine.description import ClassQuery, ModelDescription
+from engine.description import ClassQuery, ModelDescription, count_parameters
 from engine.models import find_model, fingerprint
 
 if TYPE_CHECKING:
@@ -53,14 +53,20 @@ class StoredModel:
     Raises
     ------
     ModelNotFound
-        There is no complete model there.
+        There is no complete model there, or a file of it is damaged.
     """
 
     def __init__(self, path_or_id: str | Path, device: str) -> None:
         self.folder = find_model(path_or_id)
         self.device = device
         self.description = ModelDescription.read(self.folder)
+        self.parameters = count_parameters(self.folder / "model.safetensors")
         self.fingerprint = fingerprint(self.folder)
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """See `ModelDescription.card`."""
+        return self.description.card(self.fingerprint, self.parameters)
 
     def resolve(self, classes: Sequence[str | ClassQuery], disjoint: bool = False) -> tuple[ClassQuery, ...]:
         """Return the classes complete; see `ModelDescription.resolve`."""

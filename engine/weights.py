@@ -40,7 +40,7 @@ def _model(config: SpexConfig, tensors: dict[str, Tensor]) -> SpexForLandCover:
     return model
 
 
-def stored_tensors(models: Sequence[SpexForLandCover]) -> dict[str, Tensor]:
+def distinct_tensors(models: Sequence[SpexForLandCover]) -> dict[str, Tensor]:
     """Return what model.safetensors holds; `models` are the model and one for each class set of its configuration."""
     states = [model.state_dict() for model in models]
     tensors = dict(states[0])
@@ -51,7 +51,7 @@ def stored_tensors(models: Sequence[SpexForLandCover]) -> dict[str, Tensor]:
 
 def save_models(folder: Path, models: Sequence[SpexForLandCover]) -> None:
     """Write config.json and model.safetensors; `models` are the model and one for each class set of its configuration."""
-    tensors = {name: value.detach().cpu() for name, value in stored_tensors(models).items()}
+    tensors = {name: value.detach().cpu() for name, value in distinct_tensors(models).items()}
     written = copy.deepcopy(models[0].config)
     written.architectures = [SpexForLandCover.__name__]
     written.save_pretrained(folder)

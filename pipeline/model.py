@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import ClassQuery
-from engine.description import ModelDescription
-from engine.models import MODEL_FILES, find_model, fingerprint
+from engine.models import MODEL_FILES
+from engine.stored import StoredModel
 from pipeline.job import ClassSpec, JobSpec
 from pipeline.series import ModelFacts
 from stac.modelcard import ModelFile
@@ -29,15 +29,14 @@ class JobModel:
 
 def inspect_model(job: JobSpec) -> JobModel:
     """Return the facts of the job's model; raises the engine's errors where there is no such model or it does not know a class."""
-    folder = find_model(job.model)
-    model, digest = ModelDescription.read(folder), fingerprint(folder)
+    model = StoredModel(job.model, "cpu")
     resolved = model.resolve([_asked(item) for item in job.classes], disjoint=True)
     classes = tuple(replace(query, name=item.name) for item, query in zip(job.classes, resolved, strict=True))
     return JobModel(
-        ModelFacts(digest, model.bands, model.required_bands, classes),
-        ModelReference(id=f"{model.name}-{digest[:12]}", name=model.name, fingerprint=digest),
-        model.card(digest),
-        tuple(_file(folder / name) for name in MODEL_FILES),
+        ModelFacts(model.fingerprint, model.description.bands, model.description.required_bands, classes),
+        ModelReference(id=f"{model.description.name}-{model.fingerprint[:12]}", name=model.description.name, fingerprint=model.fingerprint),
+        model.card,
+        tuple(_file(model.folder / name) for name in MODEL_FILES),
     )
 
 

@@ -11,7 +11,8 @@ import pytest
 
 from engine import ClassQuery, ModelNotFound, Spex
 from engine.description import ModelDescription
-from engine.models import MODEL_FILES, find_model, fingerprint
+from engine.models import MODEL_FILES, find_model
+from engine.stored import StoredModel
 
 FOLDER = find_model("models/spex-small")
 
@@ -24,11 +25,19 @@ def copied(tmp_path: Path) -> Path:
 
 
 def test_it_says_what_the_loaded_model_says() -> None:
-    read, loaded = ModelDescription.read(FOLDER), Spex.load(FOLDER, device="cpu")
-    assert read.card(fingerprint(FOLDER)) == loaded.model_card
+    read, loaded = StoredModel(FOLDER, "cpu"), Spex.load(FOLDER, device="cpu")
+    assert read.card == loaded.model_card
     assert read.parameters == sum(parameter.numel() for parameter in loaded.model.parameters())
     asked = ["trees or water", ClassQuery("houses", instruction="Segment the buildings.")]
     assert read.resolve(asked) == loaded.resolve(asked)
+
+
+def test_a_loaded_model_says_what_its_configuration_says_now() -> None:
+    """Training sets thresholds and adds classes while it holds the model."""
+    loaded = Spex.load(FOLDER, device="cpu")
+    before = loaded.resolve(["water"])[0].threshold
+    loaded.config.classes = [{**row, "threshold": 0.9} for row in loaded.config.classes]
+    assert before != loaded.resolve(["water"])[0].threshold == 0.9
 
 
 @pytest.mark.parametrize("name", ["config.json", "lexicon.json", "model.safetensors"])
@@ -37,7 +46,7 @@ def test_a_file_that_is_cut_off_is_named(copied: Path, name: str, kept: float) -
     content = (copied / name).read_bytes()
     (copied / name).write_bytes(content[: int(kept * len(content))])
     with pytest.raises(ModelNotFound, match=name):
-        ModelDescription.read(copied)
+        StoredModel(copied, "cpu")
 
 
 def test_files_of_another_kind_of_model_are_refused(copied: Path) -> None:

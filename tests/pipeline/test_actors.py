@@ -174,8 +174,9 @@ def test_block_that_never_fits_memory_fails_its_tile_and_says_what_to_lower(runn
 
 
 @pytest.mark.cluster
-def test_device_that_fails_once_loses_its_actor_and_no_tile(running: None, job: JobSpec, plan: Plan, tmp_path: Path) -> None:
-    ended = walk(job, plan, tmp_path, "cuda", once=True)
+@pytest.mark.parametrize("kind", ["nan", "cuda"])
+def test_device_that_fails_once_loses_its_actor_and_no_tile(running: None, job: JobSpec, plan: Plan, tmp_path: Path, kind: str) -> None:
+    ended = walk(job, plan, tmp_path, kind, once=True)
     assert not ended.failed
     assert ended.actors == 2
     assert not ended.left_out
@@ -241,15 +242,16 @@ def test_run_that_lost_its_output_stops_at_once(running: None, job: JobSpec, pla
 @pytest.mark.cluster
 def test_every_actor_takes_the_batch_of_the_first(running: None, job: JobSpec, plan: Plan, tmp_path: Path) -> None:
     """A run that is resumed gives the batch that run.json keeps; actors that chose for themselves would give other bytes."""
-    fleet = Fleet(settings_of(job, plan, str(tmp_path), batch=3), Sizing(2, 0, 0.5, 2, "two actors"))
-    try:
-        identity = fleet.start()
-        while sum(fleet.placed.values()) < 2:
-            fleet.wait(1)
-    finally:
-        fleet.close()
-    assert identity["batch"][0] == 3
-    assert not fleet.left_out
+    for asked, expected in ((None, 1), (3, 3)):
+        fleet = Fleet(settings_of(job, plan, str(tmp_path), batch=asked), Sizing(2, 0, 0.5, 2, "two actors"))
+        try:
+            identity = fleet.start()
+            while sum(fleet.placed.values()) < 2:
+                fleet.wait(1)
+        finally:
+            fleet.close()
+        assert identity["batch"][0] == expected
+        assert not fleet.left_out
 
 
 @pytest.mark.parametrize(
