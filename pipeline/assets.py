@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from threading import Lock
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,14 +16,15 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.env import set_gdal_config
 from rasterio.errors import RasterioError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from tenacity.wait import wait_base
 
+from pipeline.cells import Cells
 from pipeline.composite import harmonise
 from pipeline.errors import ReadFailed
 from pipeline.grid import Grid, PixelBox
 from pipeline.pins import changed, file_state
-from pipeline.warp import CELL, Layout, lay_out, pixels
+from pipeline.warp import CELL, Keep, Layout, lay_out, pixels
 from stac.documents import public
 from stac.scenes import BandSource, MaskSource
 from stac.signing import gdal_path
@@ -63,14 +65,15 @@ class AssetReader:
     grid
         The grid of the series.
     pause
-        How long tenacity waits between two attempts.
+        How long tenacity waits between two attempts; default a second or two, growing.
     """
 
-    def __init__(self, grid: Grid, pause: wait_base) -> None:
-        self._grid, self._pause = grid, pause
+    def __init__(self, grid: Grid, pause: wait_base | None = None) -> None:
+        self._grid, self._pause = grid, pause or wait_random_exponential(multiplier=1, max=20)
+        self._cells = Cells()
         # Not in an Env: leaving one sets the cache back to 5 % of the machine for the threads that still read.
         set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
-        self._layouts: dict[tuple[str, int, bool], Layout] = {}
+        self._layouts: dict[BandSource | MaskSource, Layout] = {}
         self._silent: set[str] = set()
         """Servers of which a file was waited for in vain; further files there are asked for once, until one is read."""
         self._lock = Lock()
@@ -97,7 +100,8 @@ class AssetReader:
             places, part = task
             cut = part.within(box)
             of_part = None if wanted is None else wanted[cut]
-            self._fill(numbers[:, *cut], places, [sources[place] for place in places], layouts[places[0]], part, of_part)
+            chosen, layout = [sources[place] for place in places], layouts[places[0]]
+            self._fill(numbers[:, *cut], places, chosen, layout, part, of_part, self._keep(tuple(chosen), layout, box))
 
         for _ in run(fill, _tasks(layouts, box)):
             pass
@@ -116,15 +120,19 @@ class AssetReader:
 
         def read(paths: list[str]) -> NDArray[np.uint8]:
             codes = np.zeros(box.shape, np.uint8)
-            layout = self._layout(paths[0], source.href, source.index, source.nodata, exact=True)
-            for part, (found,) in pixels([(paths[0], source.index)], layout, self._grid, box, None, bilinear=False):
-                valid = np.isfinite(found)
-                codes[part.within(box)] = source.observe(np.where(valid, found, 0).astype(np.int64)) * valid
+            layout = self._layout(paths[0], source)
+            bands, keep = [(paths[0], source.index)], self._keep((source,), layout, box)
+            for part, found in pixels(bands, layout, self._grid, box, None, False, partial(_observed, source), keep):
+                codes[part.within(box)] = found
             return codes
 
         codes = self._retried([source.href], read)
         self._check_unchanged(source)
         return codes
+
+    def forget(self) -> None:
+        """Let go of what is kept of files for speed alone."""
+        self._cells.clear()
 
     def _check_unchanged(self, source: BandSource | MaskSource) -> None:
         """Raise ReadFailed where the file is not the one that was planned with; looked at after reading, so that what was read is of that one."""
@@ -139,29 +147,38 @@ class AssetReader:
         layout: Layout,
         box: PixelBox,
         wanted: NDArray[np.bool_] | None,
+        keep: Keep,
     ) -> None:
         """Put the bands of one layout into their places of `numbers` (C, H, W)."""
 
         def read(paths: list[str]) -> None:
             bands = [(path, source.index) for path, source in zip(paths, sources, strict=True)]
-            for part, found in pixels(bands, layout, self._grid, box, wanted, bilinear=True):
-                for place, source, plane in zip(places, sources, found, strict=True):
-                    numbers[place][part.within(box)] = harmonise(plane, source)
+            for part, found in pixels(bands, layout, self._grid, box, wanted, True, partial(_harmonised, sources), keep):
+                for place, plane in zip(places, found, strict=True):
+                    numbers[place][part.within(box)] = plane
 
         self._retried([source.href for source in sources], read)
 
+    def _keep(self, sources: tuple[BandSource | MaskSource, ...], layout: Layout, box: PixelBox) -> Keep:
+        """Return what keeps the cells along the edges of `box`; no other block wants those inside."""
+
+        def keep(cell: PixelBox, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+            around = cell.expand(CELL)
+            return make() if around.intersect(box) == around else self._cells.get((sources, layout, cell), make)
+
+        return keep
+
     def layout(self, source: BandSource | MaskSource) -> Layout:
         """Return how a band or a mask lies on the grid, read once from its file's header; raises ReadFailed."""
-        exact = isinstance(source, MaskSource)
-        return self._retried([source.href], lambda paths: self._layout(paths[0], source.href, source.index, source.nodata, exact))
+        known = self._layouts.get(source)
+        return known or self._retried([source.href], lambda paths: self._layout(paths[0], source))
 
-    def _layout(self, path: str, href: str, index: int, nodata: float | None, exact: bool) -> Layout:
-        key = (href, index, exact)
-        if key not in self._layouts:
-            layout = lay_out(path, index, self._grid, nodata, exact)
+    def _layout(self, path: str, source: BandSource | MaskSource) -> Layout:
+        if source not in self._layouts:
+            layout = lay_out(path, source.index, self._grid, source.nodata, exact=isinstance(source, MaskSource))
             with self._lock:
-                self._layouts.setdefault(key, layout)
-        return self._layouts[key]
+                self._layouts.setdefault(source, layout)
+        return self._layouts[source]
 
     def _retried(self, hrefs: list[str], read: Callable[[list[str]], T]) -> T:
         """Return ``read(paths)``, where the paths are signed anew for each attempt.
@@ -194,6 +211,16 @@ class AssetReader:
 
 def _gdal_options(silence: int) -> dict[str, Any]:
     return {name: os.environ.get(name, value) for name, value in (GDAL_OPTIONS | {"GDAL_HTTP_LOW_SPEED_TIME": silence}).items()}
+
+
+def _harmonised(sources: Sequence[BandSource], numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    return np.stack([harmonise(plane, source) for plane, source in zip(numbers, sources, strict=True)])
+
+
+def _observed(source: MaskSource, numbers: NDArray[np.float32]) -> NDArray[np.uint8]:
+    valid = np.isfinite(numbers[0])
+    codes: NDArray[np.uint8] = source.observe(np.where(valid, numbers[0], 0).astype(np.int64)) * valid
+    return codes
 
 
 def _tasks(layouts: Sequence[Layout], box: PixelBox) -> list[tuple[list[int], PixelBox]]:

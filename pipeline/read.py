@@ -14,8 +14,6 @@ from math import ceil
 
 import numpy as np
 from numpy.typing import NDArray
-from tenacity import wait_random_exponential
-from tenacity.wait import wait_base
 
 from pipeline.assets import AssetReader
 from pipeline.composite import NEAR_CLOUD, FirstClear, Median, grow_clouds
@@ -76,8 +74,8 @@ class BlockReader:
         Bands, composite and cloud dilation.
     threads
         Files read at a time.
-    pause
-        How long to wait before a file that failed is tried again.
+    assets
+        Reads the files onto `grid`, and keeps what the next block may want again; several block readers may share it. Default: one of its own.
 
     Raises
     ------
@@ -85,14 +83,21 @@ class BlockReader:
         For a composite that does not exist, or more scenes than a uint16 can number.
     """
 
-    def __init__(self, grid: Grid, scenes: Sequence[Scene], recipe: Recipe, threads: int = 4, pause: wait_base | None = None) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        scenes: Sequence[Scene],
+        recipe: Recipe,
+        threads: int = 4,
+        assets: AssetReader | None = None,
+    ) -> None:
         if recipe.composite not in ("least-cloudy", "latest", "median"):
             raise ValueError(f"composite {recipe.composite!r}: choose least-cloudy, latest or median")
         if len(scenes) > 65535:
             raise ValueError(f"{len(scenes)} scenes: at most 65535 can be told apart; shorten the period")
         self._recipe = recipe
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._assets = AssetReader(grid, pause or wait_random_exponential(multiplier=1, max=20))
+        self._assets = assets or AssetReader(grid)
         self._entries = [_Entry(rank, scene, Coverage(scene.footprint, grid)) for rank, scene in enumerate(scenes, start=1)]
         self._believed: set[int] = set()
 

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from engine.windows import padded_span
+from pipeline.assets import AssetReader
 from pipeline.failures import Failure, failure_of
 from pipeline.faults import reason
 from pipeline.grid import PixelBox
@@ -98,6 +99,7 @@ class UnitReader:
     def __init__(self, settings: SegmenterSettings) -> None:
         self._settings = settings
         self._recipe = Recipe(settings.bands, settings.series.composite, settings.dilate)
+        self._assets = AssetReader(settings.series.grid)
         self._readers: OrderedDict[str, BlockReader] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -115,13 +117,14 @@ class UnitReader:
         """Let go of open scenes and what is kept of them."""
         with self._lock:
             self._readers.clear()
+            self._assets.forget()
 
     def _reader(self, unit: Unit) -> BlockReader:
         """Return the reader of the tile's scenes; a few are kept, for opening scenes costs more than keeping them."""
         with self._lock:
             reader = self._readers.get(unit.fingerprint)
             if reader is None:
-                reader = BlockReader(self._settings.series.grid, unit.scenes, self._recipe)
+                reader = BlockReader(self._settings.series.grid, unit.scenes, self._recipe, assets=self._assets)
                 self._readers[unit.fingerprint] = reader
                 if len(self._readers) > READERS_KEPT:
                     self._readers.popitem(last=False)

@@ -8,10 +8,10 @@ overview.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import ceil, floor, hypot, inf, isfinite
 from typing import Any
 from uuid import uuid4
@@ -109,12 +109,23 @@ def lay_out(path: str, index: int, grid: Grid, nodata: float | None, exact: bool
 
 Band = tuple[str, int]
 """Path of a file and index of one of its bands, from 1."""
-Part = tuple[PixelBox, NDArray[np.float32]]
-"""Numbers float32 (bands, H, W) of a box, NaN where there is no data."""
+Part = tuple[PixelBox, NDArray[Any]]
+"""A box and its converted numbers (..., H, W)."""
+Convert = Callable[[NDArray[np.float32]], NDArray[Any]]
+Keep = Callable[[PixelBox, Callable[[], NDArray[Any]]], NDArray[Any]]
 
 
-def pixels(bands: Sequence[Band], layout: Layout, grid: Grid, box: PixelBox, wanted: NDArray[np.bool_] | None, bilinear: bool) -> Iterator[Part]:
-    """Yield parts of `box` with the numbers of bands of one layout; parts that they do not reach are left out.
+def pixels(
+    bands: Sequence[Band],
+    layout: Layout,
+    grid: Grid,
+    box: PixelBox,
+    wanted: NDArray[np.bool_] | None,
+    bilinear: bool,
+    convert: Convert = lambda numbers: numbers,
+    keep: Keep = lambda cell, make: make(),
+) -> Iterator[Part]:
+    """Yield parts of `box` with what `convert` makes of the numbers of bands of one layout; parts that they do not reach are left out.
 
     Parameters
     ----------
@@ -124,6 +135,10 @@ def pixels(bands: Sequence[Band], layout: Layout, grid: Grid, box: PixelBox, wan
         Bool array of the shape of `box`; parts without a wanted pixel are left out too.
     bilinear
         Resample bilinearly from neighbours that have data, widened where the grid is coarser than the file; else take the nearest pixel.
+    convert
+        From float32 (bands, H, W), NaN where there is no data, to an array (..., H, W).
+    keep
+        Called with each cell to warp, and what makes its converted array; returns that array, perhaps one that was made before.
 
     Raises
     ------
@@ -134,10 +149,10 @@ def pixels(bands: Sequence[Band], layout: Layout, grid: Grid, box: PixelBox, wan
     if reach.is_empty:
         return
     parts = [part for part in (reach.lattice(CELL) if layout.corner is None else _strips(reach)) if _any(wanted, box, part.intersect(reach))]
-    read = _windows(bands, layout, parts) if layout.corner else _warps(bands, layout, grid, parts, bilinear)
-    for part, numbers in read:
+    read = _windows(bands, layout, parts, convert) if layout.corner else _warps(bands, layout, grid, parts, bilinear, convert, keep)
+    for part, converted in read:
         needed = part.intersect(reach)
-        yield needed, numbers[:, *needed.within(part)]
+        yield needed, converted[..., *needed.within(part)]
 
 
 def _any(wanted: NDArray[np.bool_] | None, box: PixelBox, part: PixelBox) -> bool:
@@ -168,7 +183,7 @@ def _strips(box: PixelBox) -> Iterator[PixelBox]:
         yield PixelBox(top, box.left, min(top + _STRIP, box.bottom), box.right)
 
 
-def _windows(bands: Sequence[Band], layout: Layout, parts: Sequence[PixelBox]) -> Iterator[Part]:
+def _windows(bands: Sequence[Band], layout: Layout, parts: Sequence[PixelBox], convert: Convert) -> Iterator[Part]:
     assert layout.corner is not None
     with ExitStack() as stack:
         opened = [(stack.enter_context(_opened(path, layout.level)), index) for path, index in bands]
@@ -181,10 +196,12 @@ def _windows(bands: Sequence[Band], layout: Layout, parts: Sequence[PixelBox]) -
             for missing in (layout.nodata, layout.fill):
                 if missing is not None:
                     numbers[numbers == np.float32(missing)] = np.nan
-            yield part, numbers
+            yield part, convert(numbers)
 
 
-def _warps(bands: Sequence[Band], layout: Layout, grid: Grid, cells: Sequence[PixelBox], bilinear: bool) -> Iterator[Part]:
+def _warps(
+    bands: Sequence[Band], layout: Layout, grid: Grid, cells: Sequence[PixelBox], bilinear: bool, convert: Convert, keep: Keep
+) -> Iterator[Part]:
     # Without a no-data value of its own the warp leaves INIT_DEST where nothing was written, also for files that have none. With rasterio's choice
     # for UNIFIED_SRC_NODATA a pixel that one band lacks would be interpolated from the number that means no data.
     options = {
@@ -203,12 +220,19 @@ def _warps(bands: Sequence[Band], layout: Layout, grid: Grid, cells: Sequence[Pi
         "height": CELL,
         "width": CELL,
     }
-    with rasterio.open(_stacked(bands, layout)) as dataset:
-        for cell in cells:
-            with WarpedVRT(dataset, transform=grid.transform * Affine.translation(cell.left, cell.top), **options) as warped:
-                numbers: NDArray[np.float32] = warped.read()
+    with ExitStack() as stack:
+        opened: list[Any] = []
+
+        def warped(cell: PixelBox) -> NDArray[Any]:
+            if not opened:
+                opened.append(stack.enter_context(rasterio.open(_stacked(bands, layout))))
+            with WarpedVRT(opened[0], transform=grid.transform * Affine.translation(cell.left, cell.top), **options) as dataset:
+                numbers: NDArray[np.float32] = dataset.read()
             numbers[numbers == _UNTOUCHED] = np.nan
-            yield cell, numbers
+            return convert(numbers)
+
+        for cell in cells:
+            yield cell, keep(cell, partial(warped, cell))
 
 
 def _stacked(bands: Sequence[Band], layout: Layout) -> str:

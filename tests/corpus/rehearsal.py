@@ -15,6 +15,7 @@ import pytest
 from tenacity import wait_none
 
 from pipeline.actors import UNITS_PER_ACTOR, Event, Sizing
+from pipeline.assets import AssetReader
 from pipeline.cli import _command
 from pipeline.commit import Commit, CommitContext, Committed
 from pipeline.grid import PixelBox
@@ -86,7 +87,7 @@ class ReadingFleet:
     def _read(self, unit: Unit) -> UnitOutcome:
         names = tuple(scene.id for scene in unit.scenes)
         if names not in self._readers:
-            self._readers[names] = BlockReader(self._plan.grid, unit.scenes, self._recipe, pause=wait_none())
+            self._readers[names] = BlockReader(self._plan.grid, unit.scenes, self._recipe, assets=AssetReader(self._plan.grid, wait_none()))
         for box in unit.boxes:
             block = self._readers[names].read(box)
             if block.failures:

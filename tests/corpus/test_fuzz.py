@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from shapely.geometry import box as rectangle
 from tenacity import wait_none
 
+from pipeline.assets import AssetReader
 from pipeline.demo.acquisitions import ACQUISITIONS
 from pipeline.demo.items import item_document
 from pipeline.demo.tiles import make_tiles
@@ -252,7 +253,7 @@ def test_masks_and_bands_are_read_or_left_out_in_a_sentence(tmp_path: Path) -> N
         given = MaskSource(str(paths[1]), source.index, source.nodata, source.clear, source.cloud, source.cloud_bits, source.fill_bits)
         when = datetime(2023, 8, 10, tzinfo=UTC)
         scene = Scene("a", "c", "s", when, rectangle(*BOUNDS), {"red": BandSource(str(paths[0]), index or 1)}, given)
-        block = BlockReader(GRID, [scene], Recipe(("red",), composite, dilate), pause=wait_none()).read(BOX)
+        block = BlockReader(GRID, [scene], Recipe(("red",), composite, dilate), assets=AssetReader(GRID, wait_none())).read(BOX)
         for path in paths:
             path.unlink(missing_ok=True)
         assert block.numbers.shape == (1, *BOX.shape) and block.status.shape == BOX.shape

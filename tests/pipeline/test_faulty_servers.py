@@ -13,6 +13,7 @@ from tenacity import wait_none
 
 from infra.soak.proxy import KINDS, FaultProxy, Weather
 from infra.soak.servers import LoopbackServer, Tokens, file_handler, token_handler
+from pipeline.assets import AssetReader
 from pipeline.grid import Grid, PixelBox
 from pipeline.read import Block, BlockReader, Recipe
 from stac.scenes import Scene
@@ -37,7 +38,7 @@ def varied(folder: Path, name: str) -> Scene:
 
 
 def read(scenes: list[Scene], grid: Grid = GRID, box: PixelBox = BOX) -> Block:
-    return BlockReader(grid, scenes, Recipe(("blue", "nir"), "latest"), pause=wait_none()).read(box)
+    return BlockReader(grid, scenes, Recipe(("blue", "nir"), "latest"), assets=AssetReader(grid, wait_none())).read(box)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -98,7 +99,8 @@ def signed_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def test_signature_that_expires_is_made_anew(tmp_path: Path, signed_storage: Tokens) -> None:
     made = varied(tmp_path, "signed")
-    reader = BlockReader(GRID, [at(made, "http://soak.blob.core.windows.net/c")], Recipe(("blue", "nir"), "latest"), pause=wait_none())
+    scene = at(made, "http://soak.blob.core.windows.net/c")
+    reader = BlockReader(GRID, [scene], Recipe(("blue", "nir"), "latest"), assets=AssetReader(GRID, wait_none()))
     blocks = []
     for _ in range(2):
         blocks.append(reader.read(BOX))

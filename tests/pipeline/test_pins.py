@@ -16,6 +16,7 @@ from test_plan import make_scene, plan_of
 
 from infra.soak.proxy import FaultProxy, Weather
 from infra.soak.servers import Answering, LoopbackServer, file_handler
+from pipeline.assets import AssetReader
 from pipeline.grid import Grid, PixelBox
 from pipeline.pins import FileState, file_state, pinned
 from pipeline.plan import Plan
@@ -50,7 +51,7 @@ def replaced(made: Scene, number: int = 7000) -> None:
 
 
 def reader_of(*scenes: Scene, grid: Grid = GRID) -> BlockReader:
-    return BlockReader(grid, scenes, Recipe(("blue", "nir"), "latest"), pause=wait_none())
+    return BlockReader(grid, scenes, Recipe(("blue", "nir"), "latest"), assets=AssetReader(grid, wait_none()))
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["local", "http"])

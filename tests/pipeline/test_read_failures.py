@@ -17,6 +17,7 @@ from shapely.geometry import box as rectangle
 from small_scenes import BOX, GRID, MASK, WARPED, WARPED_BOX, at, scene
 from tenacity import wait_none
 
+from pipeline.assets import AssetReader
 from pipeline.grid import Grid, PixelBox
 from pipeline.read import Block, BlockReader, Recipe
 from stac.scenes import Scene
@@ -85,7 +86,7 @@ def server(tmp_path: Path) -> Iterator[RangeServer]:
 
 
 def read(scenes: list[Scene], composite: str = "latest", bands: tuple[str, ...] = ("blue", "nir"), grid: Grid = GRID) -> Block:
-    return BlockReader(grid, scenes, Recipe(bands, composite, (2, 2)), pause=wait_none()).read(BOX)
+    return BlockReader(grid, scenes, Recipe(bands, composite, (2, 2)), assets=AssetReader(grid, wait_none())).read(BOX)
 
 
 def served(scene: Scene, server: RangeServer, query: str = "") -> Scene:
@@ -142,16 +143,29 @@ def test_bands_are_not_read_where_nothing_is_left_to_fill(tmp_path: Path) -> Non
 @pytest.mark.parametrize(("grid", "box"), [(GRID, BOX), (WARPED, WARPED_BOX)], ids=["windows", "warped"])
 def test_a_file_that_goes_away_is_a_failure_not_a_hole(tmp_path: Path, grid: Grid, box: PixelBox) -> None:
     going = scene(tmp_path, "going", 3000)
-    reader = BlockReader(grid, [going], Recipe(("blue", "nir"), "latest"), pause=wait_none())
+    assets = AssetReader(grid, wait_none())
+    reader = BlockReader(grid, [going], Recipe(("blue", "nir"), "latest"), assets=assets)
     assert reader.read(box).failures == ()
     Path(going.bands["nir"].href).unlink()
+    assets.forget()
     assert [name for name, _ in reader.read(box).failures] == ["going"]
+
+
+def test_a_cell_is_warped_once_for_all_blocks_that_see_it(tmp_path: Path) -> None:
+    going = scene(tmp_path, "going", 3000)
+    assets = AssetReader(WARPED, wait_none())
+    readers = [BlockReader(WARPED, [going], Recipe(("blue", "nir"), "latest"), assets=assets) for _ in range(2)]
+    first = readers[0].read(WARPED_BOX)
+    for source in (*going.bands.values(), going.mask):
+        Path(source.href).unlink()
+    again = readers[1].read(WARPED_BOX)
+    assert first.numbers.any() and again.failures == () and (again.numbers == first.numbers).all() and (again.clear == first.clear).all()
 
 
 def test_signed_files_of_another_zone_are_read(tmp_path: Path, server: RangeServer) -> None:
     here, there = (scene(tmp_path, name, 3000) for name in ("here", "there"))
     blocks = [
-        BlockReader(WARPED, [found], Recipe(("blue", "nir"), "latest"), pause=wait_none()).read(WARPED_BOX)
+        BlockReader(WARPED, [found], Recipe(("blue", "nir"), "latest"), assets=AssetReader(WARPED, wait_none())).read(WARPED_BOX)
         for found in (here, served(there, server, "?token=A&expires=B"))
     ]
     assert blocks[1].failures == () and blocks[0].numbers.any() and (blocks[0].numbers == blocks[1].numbers).all()
@@ -162,7 +176,7 @@ def test_a_file_cut_short_is_a_failure_not_a_hole(tmp_path: Path, grid: Grid, bo
     cut = scene(tmp_path, "cut", 3000)
     path = Path(cut.bands["blue"].href)
     path.write_bytes(path.read_bytes()[:9000])
-    block = BlockReader(grid, [cut], Recipe(("blue",), "latest"), pause=wait_none()).read(box)
+    block = BlockReader(grid, [cut], Recipe(("blue",), "latest"), assets=AssetReader(grid, wait_none())).read(box)
     assert [name for name, _ in block.failures] == ["cut"] and "cut-blue.tif" in block.failures[0][1]
 
 
