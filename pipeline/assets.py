@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rasterio._err import CPLE_BaseError
 from rasterio.env import set_gdal_config
 from rasterio.errors import RasterioError
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 from tenacity.wait import wait_base
 
 from pipeline.cells import Cells
@@ -29,7 +29,6 @@ from stac.documents import public
 from stac.scenes import BandSource, MaskSource
 from stac.signing import gdal_path
 
-ATTEMPTS = 3
 CACHE_BYTES = 256 * 2**20
 """GDAL's block cache, for the whole process."""
 GDAL_OPTIONS = {
@@ -38,16 +37,17 @@ GDAL_OPTIONS = {
     "GDAL_HTTP_TIMEOUT": 120,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
     "GDAL_HTTP_MAX_RETRY": 2,
-    "GDAL_HTTP_RETRY_DELAY": 0.5,
+    "GDAL_HTTP_RETRY_DELAY": 0.2,
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
     "GDAL_HTTP_MULTIPLEX": "YES",
 }
 """GDAL's settings while it reads: no directory listings, limits on every wait; what the environment sets wins. A server that sends nothing costs what
 `SILENCES` says (GDAL does not repeat that), one that answers 429, 500, 502 to 504 or resets is asked twice more by GDAL itself (no list of codes is
 set: with one it would not repeat resets). VSI_CACHE stays off: 25 MB for each open file, and more requests."""
-SILENCES = (3, 10, 20)
-"""Seconds in which a server may send nothing, for each attempt: what one server swallowed another one answers at once, and one that is slow gets its
-time in the end."""
+SILENCES = (1, 2, 5, 10, 20)
+"""Seconds in which a server may send nothing, for each attempt at a file: what one server swallowed another one answers at once, and one that is
+slow gets its time in the end."""
+LOCAL_ATTEMPTS = 3
 _FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
 
 _SILENCE = re.compile("too slow|timed out|timeout|could not connect", re.IGNORECASE)
@@ -69,7 +69,7 @@ class AssetReader:
     """
 
     def __init__(self, grid: Grid, pause: wait_base | None = None) -> None:
-        self._grid, self._pause = grid, pause or wait_random_exponential(multiplier=1, max=20)
+        self._grid, self._pause = grid, pause or wait_random_exponential(multiplier=0.5, max=20)
         self._cells = Cells()
         # Not in an Env: leaving one sets the cache back to 5 % of the machine for the threads that still read.
         set_gdal_config("GDAL_CACHEMAX", CACHE_BYTES)
@@ -91,7 +91,8 @@ class AssetReader:
         Raises
         ------
         ReadFailed
-            After `ATTEMPTS` attempts, or where a file is not the one that the run was planned with; names unsigned hrefs.
+            After `LOCAL_ATTEMPTS`, at a server as many as there are `SILENCES`; or where a file is not the one that the run was planned with. Names
+            unsigned hrefs.
         """
         layouts = list(run(self.layout, sources))
         numbers = np.zeros((len(sources), *box.shape), np.uint16)
@@ -187,9 +188,10 @@ class AssetReader:
         """
         errors = (RasterioError, OSError, ValueError, CPLE_BaseError)
         paths, servers = hrefs, {urlsplit(href).netloc for href in hrefs}
-        most = 1 if servers & self._silent else ATTEMPTS
+        known = len(SILENCES) if servers - {""} else LOCAL_ATTEMPTS
+        most = 1 if servers & self._silent else known
         try:
-            for attempt in Retrying(stop=stop_after_attempt(most), wait=self._pause, retry=retry_if_exception_type(errors), reraise=True):
+            for attempt in Retrying(stop=stop_after_attempt(most), wait=self._wait, retry=retry_if_exception_type(errors), reraise=True):
                 with attempt:
                     paths = [gdal_path(href) for href in hrefs]
                     number = attempt.retry_state.attempt_number
@@ -203,6 +205,11 @@ class AssetReader:
             self._note(servers - {""}, silent=bool(_SILENCE.search(reason)))
             raise ReadFailed(reason) from None
         raise AssertionError("tenacity returns or raises")
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Return the seconds before the next attempt: none after a server that was waited for already."""
+        error = state.outcome.exception() if state.outcome else None
+        return 0.0 if _SILENCE.search(str(error)) else self._pause(state)
 
     def _note(self, servers: set[str], silent: bool) -> None:
         with self._lock:

@@ -46,10 +46,11 @@ def publish_series(storage: Storage, series: Series, record: SeriesRecord, model
 
 def check_catalog_is_ours(storage: Storage) -> None:
     """Raise JobError where the output's folder has a catalog.json that is no root catalog of maps: scenes may lie there, and it would be replaced."""
-    if not storage.exists(CATALOG):
+    content = storage.read_if_there(CATALOG)
+    if content is None:
         return
     try:
-        found = json.loads(storage.read_bytes(CATALOG))
+        found = json.loads(content)
         ours = (found["type"], found["id"]) == ("Catalog", IDENTIFIER)
     except (ValueError, KeyError, TypeError):
         ours = False
@@ -119,7 +120,7 @@ def _title(storage: Storage, path: str) -> str | None:
 
 def _write(storage: Storage, path: str, content: bytes) -> int:
     """Write `content` unless it is there already; return how many files were written."""
-    if storage.exists(path) and storage.read_bytes(path) == content:
+    if storage.read_if_there(path) == content:
         return 0
     storage.write_bytes(path, content)
     return 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -125,7 +126,7 @@ def commit_tile(commit: Commit) -> Committed:
     context = commit.context
     storage = Storage(context.output, context.fence)
     key = context.key(commit.tile.id, commit.version)
-    if storage.exists(key.path) and (before := read_item(storage, key.path)) is not None:
+    if (before := read_item(storage, key.path)) is not None:
         return _committed_before(storage, commit, key, before)
     with TemporaryDirectory(prefix="spexmap-") as folder:
         statistics = TileStatistics()
@@ -177,8 +178,13 @@ def _staged(storage: Storage, fingerprint: str, box: PixelBox) -> StagedBlock:
 
 
 def _upload(storage: Storage, key: ItemKey, rasters: TileRasters, explanation: bytes | None) -> None:
-    for asset, path in rasters.files.items():
-        storage.put_file(path, f"{key.folder}/{key.file_name(asset)}")
+    def put(asset: str) -> None:
+        storage.put_file(rasters.files[asset], f"{key.folder}/{key.file_name(asset)}")
+
+    # Side by side: a store that lets one of them wait does not hold up the others.
+    with ThreadPoolExecutor(len(rasters.files)) as pool:
+        for _ in pool.map(put, rasters.files):
+            pass
     if explanation is not None:
         storage.write_bytes(f"{key.folder}/{key.file_name('explanation')}", explanation)
 

@@ -198,9 +198,8 @@ def _of_pixel(storage: Storage, path: str, item: Mapping[str, Any], place: tuple
 
 
 def _read(storage: Storage, path: str, window: Window) -> int:
-    options = {} if storage.is_local else {"opener": storage.fs}
     try:
-        with rasterio.open(storage.url(path), **options) as raster:
+        with storage.local_copy(path) as copy, rasterio.open(copy) as raster:
             return int(raster.read(1, window=window)[0, 0])
     except (RasterioError, OSError) as error:
         raise JobError(f"{storage.url(path)} cannot be read: {error}; spexmap validate {storage.root} says what else is wrong") from error

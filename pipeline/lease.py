@@ -140,7 +140,7 @@ class Lease:
         self._renewer.join(timeout=5)
         storage = self.fenced.hurried if isinstance(error, StorageUnavailable | AccessLost) else self.fenced
         try:
-            storage.check_fence()
+            storage.check_fence(afresh=True)
             for generation in range(1, self._holding.generation + 1):
                 storage.delete(lease_path(generation))
         except LeaseLost:

@@ -30,7 +30,7 @@ from stac.signing import gdal_path
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS, ANSWER_SECONDS = 10.0, (3.0, 20.0)
+CONNECT_SECONDS, ANSWER_SECONDS = 10.0, (1.0, 20.0)
 """How long a server is waited for, at the first attempt and at the second, unless the environment limits GDAL's waits (GDAL_HTTP_CONNECTTIMEOUT,
 GDAL_HTTP_LOW_SPEED_TIME)."""
 WHOLE_SECONDS = 60.0

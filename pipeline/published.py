@@ -67,9 +67,12 @@ def _read(storage: Storage, key: ItemKey) -> PublishedTile | None:
 
 
 def read_item(storage: Storage, path: str) -> Mapping[str, Any] | None:
-    """Return the item at `path`; with a warning None where it is damaged: that version counts as not committed and is made again."""
+    """Return the item at `path`, None where there is none; with a warning also where it is damaged: that version is made again."""
+    content = storage.read_if_there(path)
+    if content is None:
+        return None
     try:
-        item = json.loads(storage.read_bytes(path))
+        item = json.loads(content)
         return item if item["properties"]["spexmap:fingerprint"] else None
     except (ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s: %s): that version is made again", storage.url(path), type(error).__name__, error)

@@ -209,8 +209,8 @@ class _Frame:
 
 def _seam(storage: Storage, plan: Plan, key: ItemKey, box: PixelBox) -> SeamScore | None:
     """Score the tile's window borders: the lines at multiples of the stride."""
-    url = storage.url(f"{key.folder}/{key.file_name('landcover')}")
-    profile = TransitionProfile.of_file(url, None if storage.is_local else storage.fs)
+    with storage.local_copy(f"{key.folder}/{key.file_name('landcover')}") as raster:
+        profile = TransitionProfile.of_file(raster)
     return profile.score([_lattice_lines(box.top, box.bottom, plan.stride), _lattice_lines(box.left, box.right, plan.stride)])
 
 

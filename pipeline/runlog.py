@@ -89,6 +89,6 @@ class RunLog:
         if size == self._written:
             return
         if self._earlier is None:
-            self._earlier = storage.read_bytes(self._path) if storage.exists(self._path) else b""
+            self._earlier = storage.read_if_there(self._path) or b""
         storage.write_bytes(self._path, self._earlier + os.pread(self._collected.fileno(), size, 0))
         self._written = size

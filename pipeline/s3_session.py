@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from aiobotocore.httpsession import AIOHTTPSession  # type: ignore[import-untyped]
 from botocore.exceptions import ReadTimeoutError  # type: ignore[import-untyped]
 
-SHARES = (1 / 30, 0.1, 0.3, 1.0)
+SHARES = (0.01, 0.1, 0.3, 1.0)
 """Of the client's ``read_timeout``, for the first, the second and every later attempt at a request: what one server of a store swallowed another one
 answers at once. A large upload begins with the second."""
 LENIENCE, FORGETTING = 3.0, 0.95

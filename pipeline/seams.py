@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,9 @@ class TransitionProfile:
         return cls((changed[0], changed[1]), (pairs[0], pairs[1]))
 
     @classmethod
-    def of_file(cls, path: str, opener: Any = None) -> TransitionProfile:
-        """Count over the raster at `path`, strip by strip of 512 rows; `opener` is a file system for what GDAL does not reach itself."""
-        with rasterio.open(path, **({"opener": opener} if opener else {})) as raster:
+    def of_file(cls, path: Path) -> TransitionProfile:
+        """Count over the raster at `path`, strip by strip of 512 rows."""
+        with rasterio.open(path) as raster:
             tops = range(0, raster.height, STRIP)
             strips = (raster.read(1, window=Window(0, top, raster.width, min(STRIP, raster.height - top))) for top in tops)
             return cls.of_strips(strips, raster.shape)

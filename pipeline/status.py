@@ -88,13 +88,13 @@ def _status(storage: Storage, run_id: str) -> RunStatus:
 
 
 def _plan(storage: Storage, run_id: str) -> Plan | None:
-    path = f"runs/{run_id}/plan.parquet"
-    return Plan.from_parquet(storage.read_bytes(path)) if storage.exists(path) else None
+    content = storage.read_if_there(f"runs/{run_id}/plan.parquet")
+    return None if content is None else Plan.from_parquet(content)
 
 
 def _ended(storage: Storage, run_id: str) -> tuple[TileRecord, ...]:
-    path = f"runs/{run_id}/tiles.parquet"
-    return tiles_from_parquet(storage.read_bytes(path)) if storage.exists(path) else ()
+    content = storage.read_if_there(f"runs/{run_id}/tiles.parquet")
+    return () if content is None else tiles_from_parquet(content)
 
 
 def _committed(storage: Storage, plan: Plan) -> list[str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -28,13 +30,19 @@ WORK = ".work"
 WHOLE_SECONDS = 900.0
 """For one attempt to read a file: the limits of the clients begin anew with every byte."""
 HURRIED_SECONDS = 15.0
+FENCE_SECONDS = 2.0
+"""So long a look at who holds a remote folder counts: a write may be under way for longer, and cannot be called back."""
 
 
 class Fence(Protocol):
-    """Says whether this process may still write; it travels to other processes with the storage."""
+    """Says whether this process may still write; it travels to other processes with the storage. It can be hashed."""
 
     def check(self) -> None:
         """Raise `LeaseLost` where another run holds the output by now."""
+
+
+_checked: dict[Fence, float] = {}
+"""When this process last looked; monotonic seconds."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +94,14 @@ class Storage:
         base = str(fsspec.core.url_to_fs(self.root)[1]) if self.is_local else self.root.rstrip("/")
         return f"{base}/{path}" if path else base
 
-    def check_fence(self) -> None:
-        """Raise `LeaseLost` where this process may write no more."""
-        if self.fence is not None:
-            with self._under_way():
-                self._in_time(f"look who holds {self.shown}", self.fence.check)
+    def check_fence(self, afresh: bool = False) -> None:
+        """Raise `LeaseLost` where this process may write no more; `afresh` looks also where the last look still counts."""
+        began = time.monotonic()
+        if self.fence is None or (not afresh and not self.is_local and began < _checked.get(self.fence, -inf) + FENCE_SECONDS):
+            return
+        with self._under_way():
+            self._in_time(f"look who holds {self.shown}", self.fence.check)
+        _checked[self.fence] = began
 
     def answers(self) -> bool:
         """Return whether the store takes a write now; asked once."""
@@ -113,6 +124,13 @@ class Storage:
     def read_bytes(self, path: str) -> bytes:
         """Return the whole file at `path`; FileNotFoundError where there is none."""
         return self._asked("read", path, partial(within, WHOLE_SECONDS, lambda: self._cat(path)))
+
+    def read_if_there(self, path: str) -> bytes | None:
+        """Return the whole file at `path`, None where there is none."""
+        try:
+            return self.read_bytes(path)
+        except FileNotFoundError:
+            return None
 
     def write_bytes(self, path: str, data: bytes) -> None:
         """Write `data` as the file at `path`, whole or not at all, replacing what is there."""
@@ -177,6 +195,26 @@ class Storage:
         """Copy the file at `path` to `local`; FileNotFoundError where there is none."""
         self._asked("read", path, partial(within, WHOLE_SECONDS, lambda: self.fs.get_file(self.url(path), str(local))))
 
+    @contextmanager
+    def local_copy(self, path: str, head: int | None = None) -> Iterator[Path]:
+        """Yield the file at `path` as a local one: itself, or a copy that is gone afterwards. FileNotFoundError where there is none.
+
+        With `head`, only so many bytes of a copy are those of the file, and the rest is a hole: enough for the header of a COG.
+        """
+        if self.is_local:
+            yield Path(self.url(path))
+            return
+        with tempfile.TemporaryDirectory(prefix="spexmap-") as folder:
+            copy = Path(folder) / Path(path).name
+            if head is None:
+                self.get_file(path, copy)
+            else:
+                copy.write_bytes(
+                    self._asked("read", path, partial(within, WHOLE_SECONDS, lambda: bytes(self.fs.cat_file(self.url(path), start=0, end=head))))
+                )
+                os.truncate(copy, self.size(path))
+            yield copy
+
     def _asked(self, verb: str, path: str, action: Callable[[], T]) -> T:
         """Return what the store answers, asked again while it has passing trouble; a local disk is asked once."""
         if self.is_local:
@@ -221,7 +259,9 @@ class Storage:
 
     def _pipe(self, path: str, data: bytes) -> None:
         self.fs.pipe_file(self.url(path), data)
-        self._check_size(path, len(data))
+        # What is not published carries its own checksum, or is read again.
+        if not path.startswith(f"{WORK}/"):
+            self._check_size(path, len(data))
 
     def _put(self, local: Path, path: str) -> None:
         self.fs.put_file(str(local), self.url(path))
@@ -257,8 +297,7 @@ class Storage:
         """Delete the file or folder at `path`, and the local folders below the root that this leaves empty; nothing there is no error."""
         self.check_fence()
         if not self.is_local:
-            if self.exists(path):
-                self._asked("delete", path, lambda: self._remove(path))
+            self._asked("delete", path, lambda: self._remove(path))
             return
         if self.exists(path):
             with suppress(FileNotFoundError):

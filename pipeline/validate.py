@@ -26,6 +26,8 @@ from stac.validation import DocumentValidator
 
 FOLLOWED = ("child", "item", MODEL_RELATION, "predecessor-version")
 """Link relations that lead further into the output."""
+HEAD_BYTES = 2**18
+"""Of a remote raster, which hold all that its header says: a COG begins with it."""
 ITEM_PATH = re.compile(r"[^/]+/\d{4}-\d\d-\d\d_\d{4}-\d\d-\d\d/[^/]+/v\d+/[^/]+_v\d+\.json")
 
 
@@ -183,9 +185,8 @@ class _Walk:
         return True
 
     def _header(self, target: str, key: str, item: Mapping[str, Any]) -> None:
-        options = {} if self._storage.is_local else {"opener": self._storage.fs}
         try:
-            with rasterio.open(self._storage.url(target), **options) as raster:
+            with self._storage.local_copy(target, HEAD_BYTES) as copy, rasterio.open(copy) as raster:
                 for problem in header_problems(raster, key, item):
                     self._report(target, problem)
         except (RasterioError, KeyError, TypeError, ValueError) as error:

@@ -27,7 +27,7 @@ _LIMITS = {
     "GDAL_HTTP_LOW_SPEED_TIME": 10,
     "GDAL_HTTP_LOW_SPEED_LIMIT": 1000,
     "GDAL_HTTP_MAX_RETRY": 3,
-    "GDAL_HTTP_RETRY_DELAY": 1,
+    "GDAL_HTTP_RETRY_DELAY": 0.3,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
 }
 # From the second attempt on GDAL forgets what it knows of a file, and with it that the file could not be read.

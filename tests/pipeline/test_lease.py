@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -122,8 +123,9 @@ def test_of_many_takers_one_has_it(storage: Storage, left_behind: bool) -> None:
         assert sum(future.result() for future in taking) == 1
 
 
-def test_who_lost_the_output_writes_and_deletes_nothing(storage: Storage, tmp_path: Path) -> None:
+def test_who_lost_the_output_writes_and_deletes_nothing(storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that comes back after its lease ran out: its successor may be at work, or have ended."""
+    monkeypatch.setattr("pipeline.storage.FENCE_SECONDS", 0.0)
     (tmp_path / "raster").write_bytes(b"old")
     first = Lease(storage, timedelta(hours=1)).__enter__()
     first.fenced.write_bytes("map", b"1")
@@ -145,6 +147,20 @@ def test_who_lost_the_output_writes_and_deletes_nothing(storage: Storage, tmp_pa
         with pytest.raises(LeaseLost, match="it was deleted"):
             write()
     assert (storage.read_bytes("map"), storage.find()) == (b"1", ["map"])
+
+
+def test_a_look_counts_for_a_while_on_a_remote_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, looks = Storage(f"memory://looks-{uuid.uuid4().hex}"), []
+    with Lease(storage, timedelta(hours=1)) as lease:
+        monkeypatch.setattr("pipeline.lease.Holding.check", lambda holding: looks.append(holding))
+        for _ in range(3):
+            lease.fenced.write_bytes("map", b"1")
+        assert len(looks) == 1
+        lease.fenced.check_fence(afresh=True)
+        assert len(looks) == 2
+        monkeypatch.setattr("pipeline.storage.FENCE_SECONDS", 0.0)
+        lease.fenced.write_bytes("map", b"1")
+        assert len(looks) == 3
 
 
 def test_who_was_written_over_has_lost_it(storage: Storage) -> None:

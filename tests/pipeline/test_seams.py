@@ -88,7 +88,7 @@ def test_profile_of_a_file_is_that_of_its_pixels(tmp_path: Path) -> None:
     georeference = {"crs": grid.crs, "transform": grid.geobox(PixelBox(0, 0, 700, 90)).affine}
     with open_plain(tmp_path / "map.tif", classes.shape, "uint8", 0, **georeference) as raster:
         raster.write(classes, 1)
-    profile = TransitionProfile.of_file(str(tmp_path / "map.tif"))
+    profile = TransitionProfile.of_file(tmp_path / "map.tif")
     expected = TransitionProfile.of_strips([classes], classes.shape)
     for axis in (0, 1):
         np.testing.assert_array_equal(profile.changed[axis], expected.changed[axis])

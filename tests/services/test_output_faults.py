@@ -147,6 +147,11 @@ def test_every_call_is_made_again_whatever_was_done_to_it(storage: Storage, door
     assert not storage.create_bytes(f"{kind}/c", b"second")
     assert storage.read_bytes(f"{kind}/b") == big.read_bytes()
     assert storage.size(f"{kind}/a") == 7
+    with storage.local_copy(f"{kind}/b") as copy:
+        assert copy.read_bytes() == big.read_bytes()
+    with storage.local_copy(f"{kind}/b", head=1000) as copy:
+        assert copy.stat().st_size == big.stat().st_size
+        assert copy.read_bytes()[:1000] == big.read_bytes()[:1000] and not any(copy.read_bytes()[1000:])
     storage.delete(f"{kind}/a")
     assert storage.find(kind) == [f"{kind}/b", f"{kind}/c"]
     assert storage.read_bytes(f"{kind}/c") == b"first"
