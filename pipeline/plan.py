@@ -16,7 +16,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import geopandas as gpd
 from pyarrow import ArrowException
 from shapely.geometry import mapping
 from shapely.geometry.base import BaseGeometry
@@ -145,6 +144,8 @@ class Plan:
 
     def to_parquet(self) -> bytes:
         """Return the plan as GeoParquet; hrefs in it are unsigned."""
+        import geopandas as gpd
+
         rows = self._rows(identity=False)
         columns = {"kind": [row[0] for row in rows], "id": [row[1] for row in rows], "document": [row[2] for row in rows]}
         sink = io.BytesIO()
@@ -154,6 +155,8 @@ class Plan:
     @classmethod
     def from_parquet(cls, source: bytes | str | Path) -> Plan:
         """Return the plan that `to_parquet` wrote, from its bytes or its file; raises JobError if it is not one."""
+        import geopandas as gpd
+
         try:
             table = gpd.read_parquet(io.BytesIO(source) if isinstance(source, bytes) else source)
             rows = list(zip(table["kind"], table["id"], table["document"], table.geometry, strict=True))

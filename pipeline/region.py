@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import fsspec
-import geopandas as gpd
 import numpy as np
 import shapely
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.bounds import bounds_problem, bounds_words, on_earth
 from pipeline.errors import GridError, JobError
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 _STEP = 0.01
 """Degrees between the vertices with which a border is followed into another CRS: 1.1 km, off by 2 cm at 45 degrees of latitude."""
@@ -183,6 +186,8 @@ def _polygons_of_file(path: str) -> BaseGeometry:
 
 
 def _read(path: str) -> gpd.GeoDataFrame:
+    import geopandas as gpd
+
     try:
         source = io.BytesIO(_download(path)) if "://" in path else path
         if path.lower().endswith((".parquet", ".geoparquet")):

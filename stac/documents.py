@@ -242,3 +242,10 @@ def failure(error: Exception) -> str:
 def _origin(url: str) -> tuple[str, str]:
     parts = urlsplit(url)
     return parts.scheme.lower(), parts.netloc.lower()
+
+
+def links_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the links of a document that have an href; what else its links hold is passed over."""
+    links = document.get("links")
+    listed = links if isinstance(links, list) else []
+    return [link for link in listed if isinstance(link, Mapping) and isinstance(link.get("href"), str)]

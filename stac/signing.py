@@ -1,13 +1,13 @@
-"""From unsigned hrefs to what rasterio opens now; signatures are made at read time and never kept in a scene."""
+"""From unsigned hrefs to what rasterio opens now; signatures are made at read time and never kept in a scene.
+
+The Planetary Computer's client is loaded where a file lies there: it takes half a second.
+"""
 
 from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-import planetary_computer
 import requests
-from planetary_computer.sas import TOKEN_CACHE, SASToken
-from planetary_computer.settings import Settings
 
 from stac.documents import CatalogSession, failure, is_http, local_path
 from stac.errors import CatalogError
@@ -40,6 +40,8 @@ def gdal_path(href: str) -> str:
 
 
 def _signed(href: str) -> str:
+    import planetary_computer
+
     hide_queries()
     parts = urlsplit(href)
     account, container = (parts.hostname or "").split(".")[0], parts.path.lstrip("/").split("/")[0]
@@ -53,6 +55,9 @@ def _renew(account: str, container: str) -> bool:
 
     The client would fetch one itself, but without a time limit.
     """
+    from planetary_computer.sas import TOKEN_CACHE, SASToken
+    from planetary_computer.settings import Settings
+
     settings = Settings.get()
     url = f"{settings.sas_url}/{account}/{container}"
     token = TOKEN_CACHE.get(url)

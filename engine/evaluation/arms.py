@@ -27,7 +27,9 @@ from engine.evaluation.predictors import padded
 from engine.planner import Planner
 from engine.processing import Request
 from engine.spex import Spex
-from engine.spie import attributes_text, canonical_answer, find_regions, spectral_prior
+from engine.spie.grammar import attributes_text, canonical_answer
+from engine.spie.priors import spectral_prior
+from engine.spie.regions import find_regions
 from engine.training.chip_folder import LabelledChips
 
 ARMS = {"none": "none", "index": "index", "labels": "labels", "shuffled": "index"}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from engine.bands import channel_of
 from engine.evaluation.metrics import IGNORE
 from engine.modeling_vision import INDEX_BANDS
-from engine.spie import spectral_prior
+from engine.spie.priors import spectral_prior
 from engine.training.chip_folder import LabelledChips
 
 ORDER = ("water", "vegetation", "building", "bare")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.spie.regions import Region
+if TYPE_CHECKING:
+    from engine.spie.regions import Region
 
 VERBS = ("Segment", "Map", "Show", "Find", "Mark", "Extract", "Outline", "Identify", "Highlight", "Locate")
 OBJECTS = ("the {name}", "all {name}", "{name}", "every pixel of {name}", "all areas of {name}", "the {name} regions")

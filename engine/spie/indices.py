@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from typing import Any
 
 import numpy as np
-import spyndex
 from numpy.typing import NDArray
 
 from engine.bands import band, channel_of
@@ -51,6 +52,14 @@ class IndexChoice:
     """Reason by index."""
 
 
+@cache
+def _spyndex() -> Any:
+    """spyndex, loaded when an index is first asked for: most processes of a run ask for none."""
+    import spyndex
+
+    return spyndex
+
+
 def compute_index(
     name: str, reflectance: NDArray[np.floating], bands: Sequence[str], constants: Mapping[str, float] | None = None
 ) -> NDArray[np.float32]:
@@ -76,9 +85,9 @@ def compute_index(
     if reason:
         raise IndexUnavailable(f"{reason}; possible with {', '.join(bands) or 'no band'}: {_listed(possible_indices(bands))}")
     official = ALIASES.get(name, name)
-    parameters = {letter: _parameter(letter, reflectance, bands, constants or {}) for letter in spyndex.indices[official].bands}
+    parameters = {letter: _parameter(letter, reflectance, bands, constants or {}) for letter in _spyndex().indices[official].bands}
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        values = np.asarray(spyndex.computeIndex([official], parameters), np.float32).reshape(reflectance.shape[1:])
+        values = np.asarray(_spyndex().computeIndex([official], parameters), np.float32).reshape(reflectance.shape[1:])
     return np.where(np.isfinite(values), values, np.float32(np.nan))
 
 
@@ -101,17 +110,17 @@ def _constant(letter: str, constants: Mapping[str, float]) -> float | None:
         return float(constants[letter])
     if letter.startswith("lambda") and letter.removeprefix("lambda") in SPYNDEX_BANDS:
         return band(SPYNDEX_BANDS[letter.removeprefix("lambda")]).centre * _NANOMETRES
-    default = spyndex.constants[letter].default if letter in spyndex.constants else None
+    default = _spyndex().constants[letter].default if letter in _spyndex().constants else None
     return None if default is None else float(default)
 
 
 def index_bands(name: str) -> tuple[str, ...]:
     """Return the canonical bands that an index needs; raises `IndexUnavailable` for a name that spyndex does not have."""
     official = ALIASES.get(name, name)
-    if official not in spyndex.indices:
-        near = get_close_matches(name, [*spyndex.indices, *ALIASES], n=3, cutoff=0.5)
+    if official not in _spyndex().indices:
+        near = get_close_matches(name, [*_spyndex().indices, *ALIASES], n=3, cutoff=0.5)
         raise IndexUnavailable(f"index {name!r} is not in the catalogue of spyndex; nearest: {', '.join(near) or 'none'}")
-    return tuple(SPYNDEX_BANDS[letter] for letter in spyndex.indices[official].bands if letter in SPYNDEX_BANDS)
+    return tuple(SPYNDEX_BANDS[letter] for letter in _spyndex().indices[official].bands if letter in SPYNDEX_BANDS)
 
 
 def missing_bands(name: str, bands: Sequence[str]) -> tuple[str, ...]:
@@ -130,7 +139,7 @@ def why_unavailable(name: str, bands: Sequence[str], constants: Mapping[str, flo
     lacking = missing_bands(name, bands)
     if lacking:
         return f"index {name} needs {' and '.join(lacking)}, not among the bands"
-    letters = spyndex.indices[ALIASES.get(name, name)].bands
+    letters = _spyndex().indices[ALIASES.get(name, name)].bands
     unknown = [letter for letter in letters if letter not in SPYNDEX_BANDS and _constant(letter, constants or {}) is None]
     return f"index {name} needs {' and '.join(unknown)}, for which there is neither a band nor a default" if unknown else ""
 
@@ -142,7 +151,7 @@ def available(name: str, bands: Sequence[str]) -> bool:
 
 def possible_indices(bands: Sequence[str]) -> tuple[str, ...]:
     """Return all indices that a band set offers, the common ones of `DEFAULT_INDICES` first, then spyndex' in order of name."""
-    others = sorted(set(spyndex.indices) - set(DEFAULT_INDICES))
+    others = sorted(set(_spyndex().indices) - set(DEFAULT_INDICES))
     return tuple(name for name in (*DEFAULT_INDICES, *others) if available(name, bands))
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from engine.lexicon import Term
 from engine.modeling import Prompts
 from engine.processing import Request, SpexProcessor
-from engine.spie import Region, attributes_text, canonical_answer, describe_regions, find_regions, spectral_prior, training_instruction
+from engine.spie.grammar import attributes_text, canonical_answer, describe_regions, training_instruction
+from engine.spie.priors import spectral_prior
+from engine.spie.regions import Region, find_regions
 from engine.training.augment import SENSORS, Sample, as_sensor, draw_sample, other_light, pick, with_gaps
 from engine.training.data import CLASSES, IGNORE, KINDS, LEAVES, ROOT_OF, Chips, sampling_weights
 from engine.training.rededge import RedEdge

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 from engine.lexicon import Lexicon
 from engine.modeling import Prompts, SpexForLandCover, SpexOutput
 from engine.processing import Request, SpexProcessor
-from engine.spie import describe_regions, find_regions, training_instruction
+from engine.spie.grammar import describe_regions, training_instruction
+from engine.spie.regions import find_regions
 from engine.training.augment import SENSORS, Sample, other_light, resample, turn, with_gaps
 from engine.training.batches import TOKENS_MULTIPLE
 from engine.training.chip_folder import IGNORE, LabelledChips

@@ -13,7 +13,8 @@ from engine import Spex
 from engine.checker import Kind, check_text
 from engine.free_text import FreeText, MaskOfClass, free_text
 from engine.recount import recount_chip
-from engine.spie import describe_regions, find_regions
+from engine.spie.grammar import describe_regions
+from engine.spie.regions import find_regions
 
 RGBN = ("blue", "green", "red", "nir")
 SIDE = 64

@@ -13,8 +13,9 @@ from engine.errors import UnknownClass
 from engine.lexicon import DEFAULT_TERMS
 from engine.planner import Planner
 from engine.processing import Request
-from engine.spie import attributes_text, find_regions, spectral_prior
-from engine.spie.grammar import INSTRUCTIONS
+from engine.spie.grammar import INSTRUCTIONS, attributes_text
+from engine.spie.priors import spectral_prior
+from engine.spie.regions import find_regions
 from engine.training.data import CLASSES, IGNORE, TRAINING_BANDS, Chips, load_chips
 
 UNSEEN_TEMPLATES = (

@@ -10,21 +10,12 @@ from scipy import ndimage
 from shapely import Polygon
 
 from engine.bands import BANDS
-from engine.spie import (
-    IndexUnavailable,
-    Morphology,
-    attributes_text,
-    clean_mask,
-    compute_index,
-    find_regions,
-    fitted_thresholds,
-    possible_indices,
-    spectral_index,
-    spectral_prior,
-)
-from engine.spie.indices import choose_indices, missing_bands, require_indices
-from engine.spie.priors import PRIORS, Rule, otsu_within, prior_rules, require_prior, why_no_prior
-from engine.spie.regions import SizeWords, location_word, size_cuts_m2, size_word
+from engine.spie.errors import IndexUnavailable
+from engine.spie.grammar import attributes_text
+from engine.spie.indices import choose_indices, compute_index, missing_bands, possible_indices, require_indices, spectral_index
+from engine.spie.morphology import Morphology, clean_mask
+from engine.spie.priors import PRIORS, Rule, fitted_thresholds, otsu_within, prior_rules, require_prior, spectral_prior, why_no_prior
+from engine.spie.regions import SizeWords, find_regions, location_word, size_cuts_m2, size_word
 
 ALL = tuple(band.name for band in BANDS)
 RGBN = ("blue", "green", "red", "nir")

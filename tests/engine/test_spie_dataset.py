@@ -17,9 +17,10 @@ from shapely.geometry import box as rectangle
 
 from engine.errors import UnknownBand
 from engine.lexicon import DEFAULT_TERMS, Lexicon
-from engine.spie import InconsistentSample, IndexUnavailable, InvalidBuild, UnusableImagery, dataset
+from engine.spie import dataset
 from engine.spie.chips import SLIVER, Chip, Cutting, footprint, place_numbers, splits
 from engine.spie.dataset import BuildOptions, build, codes_of, number, words_of
+from engine.spie.errors import InconsistentSample, IndexUnavailable, InvalidBuild, UnusableImagery
 from engine.spie.imagery import Box, Calibration, ground_resolution
 from engine.spie.opening import open_imagery
 from engine.spie.priors import PRIORS

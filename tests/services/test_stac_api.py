@@ -14,8 +14,8 @@ import shapely
 from nginx import WebServer
 from pgstac import StacApi
 
-from stac.catalogs import PAGE
 from stac.errors import UnknownCollection
+from stac.item_search import PAGE
 from stac.search import Query, find_scenes
 
 pytestmark = [pytest.mark.services, pytest.mark.cluster]

@@ -14,8 +14,8 @@ import shapely
 from shapely.geometry import shape
 from stac_servers import Reply, Request, Server
 
-from stac.catalogs import MOST_VERTICES, search_area
 from stac.errors import CatalogError, UnknownCollection
+from stac.item_search import MOST_VERTICES, search_area
 from stac.search import find_scenes
 
 YEAR_2022 = {"start": datetime(2022, 1, 1, tzinfo=UTC), "end": datetime(2022, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)}
