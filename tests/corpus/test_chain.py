@@ -39,7 +39,6 @@ def two_places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         (world.root / "region.geojson").write_text(json.dumps(_region(world)))
         world.set("region", "region.geojson")
         world.set("grid.tile", 512)
-        world.set("runtime", "torch")
         gone("SCL", BEST, OLDER, EDGE)(world)
         content("B04", lambda data: data[: len(data) // 2], eastern(BEST))(world)
         put("geometry", None, eastern(EDGE))(world)

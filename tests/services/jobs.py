@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 SIZE = 128
-SETTINGS = ("--set", "grid.tile=256", "--block", "256", "--set", "runtime=torch")
-"""Several tiles, and the runtime that needs no compilation."""
+SETTINGS = ("--set", "grid.tile=256", "--block", "256")
+"""Several tiles."""
 LIMIT = 600
 """Seconds after which a command counts as hung."""
 
