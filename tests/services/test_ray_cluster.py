@@ -22,6 +22,8 @@ from ray_nodes import BIN, RayCluster, RayNode, Resources, ray_cluster
 pytestmark = pytest.mark.services
 
 CPU, GPU = Resources(2), Resources(2, 2)
+SMALL_BLOCKS = ("--block", "128")
+"""So many that what is lost in the middle of them was needed."""
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +122,7 @@ def test_what_is_lost_in_the_middle_changes_nothing(
 ) -> None:
     """A new machine takes the place of a lost one; the run goes on with it, or where it stopped when it is started again."""
     output = tmp_path / "output"
-    arguments = [*jobs.run_arguments(demo, output=str(output)), "--address", cluster.address]
+    arguments = [*jobs.run_arguments(demo, output=str(output)), *SMALL_BLOCKS, "--address", cluster.address]
     run = jobs.start(*arguments, environment=cluster.environment)
     in_the_middle(output, run)
     fault(cluster.nodes[name])
@@ -146,7 +148,7 @@ def test_node_that_is_cut_off_and_comes_back_changes_nothing(demo: Path, undistu
         pytest.skip(reason)
     output = tmp_path / "output"
     with hosts() as network, ray_cluster(0, {"cpu": CPU, "gpu": GPU}, hosts=network) as cluster:
-        arguments = [*jobs.run_arguments(demo, output=str(output)), "--address", cluster.address]
+        arguments = [*jobs.run_arguments(demo, output=str(output)), *SMALL_BLOCKS, "--address", cluster.address]
         at_head = network.prefix(cluster.nodes["head"].host)
         run = jobs.start(*arguments, environment=cluster.environment, prefix=at_head)
         in_the_middle(output, run)
