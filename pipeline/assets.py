@@ -48,6 +48,7 @@ SILENCES = (1, 2, 5, 10, 20)
 """Seconds in which a server may send nothing, for each attempt at a file: what one server swallowed another one answers at once, and one that is
 slow gets its time in the end."""
 LOCAL_ATTEMPTS = 3
+"""At a file that lies on no server."""
 _FORGET = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/:/vsis3/:/vsigs/:/vsiaz/"}
 
 _SILENCE = re.compile("too slow|timed out|timeout|could not connect", re.IGNORECASE)
@@ -65,7 +66,7 @@ class AssetReader:
     grid
         The grid of the series.
     pause
-        How long tenacity waits between two attempts; default a second or two, growing.
+        How long tenacity waits between two attempts; default up to half a second, then up to twice as long each time.
     """
 
     def __init__(self, grid: Grid, pause: wait_base | None = None) -> None:

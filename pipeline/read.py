@@ -83,14 +83,7 @@ class BlockReader:
         For a composite that does not exist, or more scenes than a uint16 can number.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        scenes: Sequence[Scene],
-        recipe: Recipe,
-        threads: int = 4,
-        assets: AssetReader | None = None,
-    ) -> None:
+    def __init__(self, grid: Grid, scenes: Sequence[Scene], recipe: Recipe, threads: int = 4, assets: AssetReader | None = None) -> None:
         if recipe.composite not in ("least-cloudy", "latest", "median"):
             raise ValueError(f"composite {recipe.composite!r}: choose least-cloudy, latest or median")
         if len(scenes) > 65535:

@@ -69,7 +69,7 @@ def _checksum(metadata: bytes, planes: Mapping[str, NDArray[Any]]) -> str:
 
 def stage(storage: Storage, fingerprint: str, block: StagedBlock) -> None:
     """Write `block` for the tile with this fingerprint."""
-    storage.write_bytes(staged_path(fingerprint, block.box), block.to_bytes())
+    storage.write_bytes(staged_path(fingerprint, block.box), block.to_bytes(), has_checksum=True)
 
 
 def staged_boxes(storage: Storage, fingerprint: str) -> set[PixelBox]:

@@ -42,7 +42,9 @@ class Fence(Protocol):
 
 
 _checked: dict[Fence, float] = {}
-"""When this process last looked; monotonic seconds."""
+"""When this process last looked, in seconds of `_CLOCK`."""
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Goes on while the machine sleeps, where the system has such a clock: a process that wakes up looks again."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class Storage:
 
     def check_fence(self, afresh: bool = False) -> None:
         """Raise `LeaseLost` where this process may write no more; `afresh` looks also where the last look still counts."""
-        began = time.monotonic()
+        began = time.clock_gettime(_CLOCK)
         if self.fence is None or (not afresh and not self.is_local and began < _checked.get(self.fence, -inf) + FENCE_SECONDS):
             return
         with self._under_way():
@@ -132,11 +134,14 @@ class Storage:
         except FileNotFoundError:
             return None
 
-    def write_bytes(self, path: str, data: bytes) -> None:
-        """Write `data` as the file at `path`, whole or not at all, replacing what is there."""
+    def write_bytes(self, path: str, data: bytes, has_checksum: bool = False) -> None:
+        """Write `data` as the file at `path`, whole or not at all, replacing what is there.
+
+        Of data with a checksum in them, which whoever reads them looks at, a store is not asked whether they arrived with their full size.
+        """
         self.check_fence()
         if not self.is_local:
-            self._asked("write", path, lambda: self._pipe(path, data))
+            self._asked("write", path, lambda: self._pipe(path, data, has_checksum))
             return
         with self._renamed_to(path) as temporary, temporary.open("wb") as file:
             file.write(data)
@@ -257,10 +262,9 @@ class Storage:
         self.fs.invalidate_cache()
         return int(self.fs.size(self.url(path)))
 
-    def _pipe(self, path: str, data: bytes) -> None:
+    def _pipe(self, path: str, data: bytes, has_checksum: bool = False) -> None:
         self.fs.pipe_file(self.url(path), data)
-        # What is not published carries its own checksum, or is read again.
-        if not path.startswith(f"{WORK}/"):
+        if not has_checksum:
             self._check_size(path, len(data))
 
     def _put(self, local: Path, path: str) -> None:
