@@ -93,7 +93,7 @@ def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING, **options)
     except Exception as error:  # where a node does not start in time, Ray raises just that
-        raise RunInterrupted(f"no Ray cluster at {address}: {error}{_token_hint(error)}{_disk_hint()}") from error
+        raise RunInterrupted(f"no Ray cluster at {address}: {error}{_token_hint(error)}{disk_hint()}") from error
     if threading.current_thread() is threading.main_thread():
         # Ray puts handlers of its own there, which print a stack and abort.
         signal.signal(signal.SIGTERM, terminate)
@@ -199,10 +199,11 @@ def _remote() -> dict[str, Any]:
     return {"runtime_env": {"env_vars": {name: value for name, value in WORKER_ENVIRONMENT.items() if name not in job.get("env_vars", {})}}}
 
 
-def _disk_hint() -> str:
-    folder = Path(tempfile.gettempdir())
-    free = _free_bytes(folder)
-    return f"; {folder} has only {free / 2**20:.1f} MB free" if free < LEAST_TEMPORARY else ""
+def disk_hint() -> str:
+    """Return in words which folder of temporary files, Ray's or this process's, is nearly full; nothing where none is."""
+    folders = dict.fromkeys(Path(folder) for folder in (tempfile.gettempdir(), os.environ.get("RAY_TMPDIR")) if folder)
+    full = [f"{folder} has only {free / 2**20:.1f} MB free" for folder in folders if (free := _free_bytes(folder)) < LEAST_TEMPORARY]
+    return "".join(f"; {words}" for words in full)
 
 
 def _token_hint(error: BaseException) -> str:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import RayActorError, RayError, WorkerCrashedError
 
 from pipeline.actors import UNITS_PER_ACTOR, Event, Lost, SegmenterActor, Sizing, Slot, Started, StartFailed, load_segmenter
+from pipeline.cluster import disk_hint
 from pipeline.commit import Commit, CommitFailed, Committed, commit
 from pipeline.errors import JobError, RunInterrupted
 from pipeline.failures import Failure
@@ -335,4 +336,7 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in re.sub(r"\x1b\[\d+m", "", str(error)).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
-    return lines[-1] if any(line.startswith("File ") for line in lines) else f"{type(error).__name__}: {lines[0]}"
+    if any(line.startswith("File ") for line in lines):
+        return lines[-1]
+    died = isinstance(error, WorkerCrashedError | RayActorError)
+    return f"{type(error).__name__}: {lines[0]}{disk_hint() if died else ''}"

@@ -236,6 +236,12 @@ def _corrupt(path: Path, random: Random) -> None:
     path.write_bytes(bytes(data) if kind == "bit" else bytes(data[: len(data) // 2]) if kind == "cut" else b"")
 
 
+def mount_small(folder: Path, size: str) -> None:
+    """Make `folder` a file system of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "soak", str(folder)], check=True)
+
+
 class DiskFull(Fault):
     """A small file system where the run writes, made larger before the next attempt; needs the right to mount."""
 
@@ -255,8 +261,7 @@ class DiskFull(Fault):
         raise NotImplementedError
 
     def prepare(self, run: Run) -> None:
-        self.target(run).mkdir(parents=True, exist_ok=True)
-        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={self.kilobytes}k", "soak", str(self.target(run))], check=True)
+        mount_small(self.target(run), f"{self.kilobytes}k")
 
     def act(self, run: Run, attempt: Attempt) -> bool:
         return True
@@ -429,6 +434,34 @@ class SharedMemorySmall(Fault):
         run.prefix = []
 
 
+class SpillingFull(Fault):
+    """Ray's object store is full of others' objects, and so is the disk to which it spills; needs the right to mount."""
+
+    name = "disk full under Ray's spilling"
+    standing = True
+    megabytes = 60
+
+    @classmethod
+    def missing(cls) -> str:
+        return DiskFull.missing()
+
+    def prepare(self, run: Run) -> None:
+        folder = run.temporary / "ray"
+        mount_small(folder, f"{self.megabytes}m")
+        run.environment |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_BALLAST": str(self.marker(run))}
+
+    def act(self, run: Run, attempt: Attempt) -> bool:
+        return attempt.until(self.marker(run).exists)
+
+    def heal(self, run: Run) -> None:
+        for name in ("RAY_TMPDIR", "PYTHONPATH", "SPEXMAP_SOAK_BALLAST"):
+            run.environment.pop(name, None)
+
+    def marker(self, run: Run) -> Path:
+        """File that is there once no object goes in any more."""
+        return run.folder / "store-full"
+
+
 FAULTS: tuple[type[Fault], ...] = (
     DriverKilled,
     DriverTerminated,
@@ -448,4 +481,5 @@ FAULTS: tuple[type[Fault], ...] = (
     PoisonBlock,
     DeviceGivesNaN,
     SharedMemorySmall,
+    SpillingFull,
 )

@@ -228,7 +228,7 @@ class Harness:
             run.end_processes()
             self.proxy.clear()
             self._restore()
-            mounted = [folder for folder in (run.output, run.temporary / "small") if folder.is_mount()]
+            mounted = [folder for folder in (run.output, run.temporary / "small", run.temporary / "ray") if folder.is_mount()]
             if outcome.problems:
                 _keep(mounted)
             for folder in mounted:
@@ -246,9 +246,13 @@ class Harness:
 
 
 def _keep(mounted: list[Path]) -> None:
-    """Copy what lies on small file systems beside them, before these go."""
+    """Copy what lies on small file systems beside them, before these go; sockets stay behind."""
     for folder in mounted:
-        shutil.copytree(folder, folder.with_name(f"{folder.name}-kept"), dirs_exist_ok=True)
+        shutil.copytree(folder, folder.with_name(f"{folder.name}-kept"), dirs_exist_ok=True, ignore=_sockets)
+
+
+def _sockets(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if (Path(folder) / name).is_socket()]
 
 
 def _pixels(output: Path) -> dict[str, dict[str, bytes]]:
