@@ -56,11 +56,11 @@ figures: figures-of-demo figures-of-real-scenes figures-of-runs
 figures-of-demo: $(READY)
 	rm -rf $(FIGURES)/demo
 	$(BIN)/spexmap demo $(FIGURES)/demo
-	$(BIN)/spexmap run $(FIGURES)/demo/job.yaml
+	$(BIN)/python benchmarks/memory.py $(FIGURES)/demo || echo "FIGURES: memory was not measured, or took more than the claim; see the lines above"
 	$(BIN)/spexmap validate $(FIGURES)/demo/output --deep
 	$(BIN)/python benchmarks/accuracy.py $(FIGURES)/demo/output $(FIGURES)/demo
 
-figures-of-runs: repeatability.figure interruption.figure memory.figure
+figures-of-runs: repeatability.figure interruption.figure
 
 %.figure: $(READY)
 	rm -rf $(FIGURES)/$*

@@ -30,6 +30,14 @@ def scratch(name: str) -> Path:
     return Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix=f"{name}-")).resolve()
 
 
+def small_demo(folder: Path) -> Path:
+    """Return the folder of a demo of 384 pixels beside `folder`, which is written where it is not there: several measurements share it."""
+    demo = folder.with_name("small-demo")
+    if not (demo / "job.yaml").exists():
+        spexmap("demo", str(demo), "--size", "384")
+    return demo
+
+
 def published_files(output: Path) -> dict[str, str]:
     """Return the sha256 of every published file: all but the records of runs and staged work. There must be some."""
     files = (path for path in sorted(output.rglob("*")) if path.is_file())

@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from common import SPEXMAP, differences, published_files, scratch, served, spexmap
+from common import SPEXMAP, differences, published_files, scratch, served, small_demo, spexmap
 
 PORT = 18431
-SIZE, TILE, BLOCK = 384, 384, 192
+TILE, BLOCK = 384, 192
 STAGED = ".work/*/[!.]*.arrow"
 ITEMS = "*/*/*/v1/*_v1.json"
 LIMIT = 10.0
@@ -99,9 +99,9 @@ def made_again(before: dict[Path, int], output: Path) -> list[str]:
 def main() -> int:
     """Run all phases and return the exit status."""
     folder = scratch("interruption")
-    spexmap("demo", str(folder / "demo"), "--size", str(SIZE))
-    job, gate, wrong = folder / "demo" / "job.yaml", Gate(), []
-    with served(folder / "demo", PORT, gate) as url:
+    demo, gate, wrong = small_demo(folder), Gate(), []
+    job = demo / "job.yaml"
+    with served(demo, PORT, gate) as url:
         spexmap(*run(job, url, folder / "undisturbed"))
         expected = published_files(folder / "undisturbed")
         output = folder / "killed"

@@ -2,6 +2,8 @@
 
     python benchmarks/memory.py [FOLDER]
 
+FOLDER is what `spexmap demo` wrote; without it a demo is written. The larger region is the demo's own, and its map lies in FOLDER/output.
+
 Memory is the proportional set size (PSS) summed over the driver and all its descendants, shared memory included, sampled every 0.2 s.
 """
 
@@ -16,7 +18,7 @@ import psutil
 import yaml
 from common import SPEXMAP, scratch, spexmap
 
-SIZE = 1280
+TILE, BLOCK = 512, 256
 LIMIT = 1.1
 
 
@@ -46,19 +48,16 @@ def peak(arguments: list[str]) -> tuple[float, float]:
 
 def main() -> int:
     """Measure both regions and return the exit status."""
-    folder = scratch("memory")
-    spexmap("demo", str(folder / "demo"), "--size", str(SIZE))
-    job = yaml.safe_load((folder / "demo" / "job.yaml").read_text())
-    west, south, east, north = bounds_of(folder / "demo" / str(job["region"]))
-    regions = {
-        "quarter": [west, south, (west + east) / 2, (south + north) / 2],
-        "whole": [west, south, east, north],
-    }
+    demo = scratch("memory")
+    if not (demo / "job.yaml").exists():
+        spexmap("demo", str(demo))
+    job = yaml.safe_load((demo / "job.yaml").read_text())
+    west, south, east, north = bounds_of(demo / str(job["region"]))
+    quarter = {"region": [west, south, (west + east) / 2, (south + north) / 2], "output": demo / "quarter", "name": "demo-quarter"}
     peaks = {}
-    for name, region in regions.items():
-        settings = {"region": region, "output": folder / name, "grid.tile": 512, "name": f"demo-{name}"}
-        arguments = ["run", str(folder / "demo" / "job.yaml"), *(f"--set={key}={value}" for key, value in settings.items()), "--block=256"]
-        peaks[name], seconds = peak(arguments)
+    for name, settings in {"quarter": quarter, "whole": {}}.items():
+        arguments = ["run", str(demo / "job.yaml"), *(f"--set={key}={value}" for key, value in settings.items()), f"--set=grid.tile={TILE}"]
+        peaks[name], seconds = peak([*arguments, f"--block={BLOCK}"])
         print(f"{name}: peak {peaks[name]:.0f} MiB in {seconds:.0f} s", flush=True)
     ratio = peaks["whole"] / peaks["quarter"]
     print(f"memory: {ratio:.3f} times for a region four times larger (limit {LIMIT})")

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from common import differences, published_files, scratch, spexmap
-
-SIZE = 512
+from common import differences, published_files, scratch, small_demo, spexmap
 
 
 def landcover(output: Path) -> tuple[np.ndarray, object]:
@@ -25,7 +23,7 @@ def landcover(output: Path) -> tuple[np.ndarray, object]:
         return dataset.read(1), dataset.transform
 
 
-def reversed_catalog(demo: Path) -> Path:
+def reversed_catalog(demo: Path, target: Path) -> Path:
     """Write the demo's items as an item collection, last first, and return its path."""
     items = []
     for path in sorted(demo.rglob("*.json"), reverse=True):
@@ -35,7 +33,7 @@ def reversed_catalog(demo: Path) -> Path:
                 asset["href"] = str((path.parent / asset["href"]).resolve())
             document["links"] = [{"rel": "self", "href": str(path.resolve()), "type": "application/geo+json"}]
             items.append(document)
-    target = demo / "reversed.geojson"
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps({"type": "FeatureCollection", "features": items}))
     return target
 
@@ -43,13 +41,16 @@ def reversed_catalog(demo: Path) -> Path:
 def main() -> int:
     """Run all variants and return the exit status."""
     folder = scratch("repeatability")
-    demo = folder / "demo"
-    spexmap("demo", str(demo), "--size", str(SIZE))
-    base = ["run", str(demo / "job.yaml"), "--set=grid.tile=512"]
+    demo = small_demo(folder)
+    listed_backwards = reversed_catalog(demo, folder / "reversed.geojson")
+    base = ["run", str(demo / "job.yaml"), "--set=grid.tile=384"]
     variants = {
-        "first": ["--block=512"],
-        "blocks of 300, no multiple of the stride, and scenes in another order": [f"--set=source.catalog={reversed_catalog(demo)}", "--block=300"],
-        "two workers, blocks of 256": ["--workers=2", "--block=256"],
+        "first": ["--block=384"],
+        "blocks of 300, no multiple of the stride, and scenes in another order": [
+            f"--set=source.catalog={listed_backwards}",
+            "--block=300",
+        ],
+        "two workers, blocks of 192": ["--workers=2", "--block=192"],
         "tile 320": ["--set=grid.tile=320", "--block=320"],
         "tile 2048": ["--set=grid.tile=2048"],
     }

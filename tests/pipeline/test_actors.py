@@ -40,6 +40,8 @@ from stac.records import ModelReference
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
+SIDE = 160
+"""Of tiles and blocks, pixels."""
 SIZING = Sizing(1, 0, 0.5, 2, "one actor")
 
 
@@ -102,13 +104,13 @@ def faulty(fault: Fault) -> type[Segmenter]:
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> JobSpec:
     folder = tmp_path_factory.mktemp("demo")
-    write_demo(folder, seed=7, size=256)
-    return load_job(folder / "job.yaml", ["grid.tile=256", "explain=false"])
+    write_demo(folder, seed=7, size=128)
+    return load_job(folder / "job.yaml", [f"grid.tile={SIDE}", "explain=false"])
 
 
 @pytest.fixture(scope="module")
 def plan(job: JobSpec) -> Plan:
-    made = prepare(job, block=256)
+    made = prepare(job, block=SIDE)
     assert len(made.tiles) == 4
     return made
 
@@ -134,7 +136,7 @@ class Ended:
 
 
 def settings_of(job: JobSpec, plan: Plan, output: str, **changes: Any) -> SegmenterSettings:
-    return SegmenterSettings(output, plan.series, plan.region, plan.bands, plan.dilate, job.model, plan.window, plan.stride, 2, block=256, **changes)
+    return SegmenterSettings(output, plan.series, plan.region, plan.bands, plan.dilate, job.model, plan.window, plan.stride, 2, block=SIDE, **changes)
 
 
 def walk(job: JobSpec, plan: Plan, folder: Path, kind: str, tile: str = "", *, once: bool, fleets: list[Fleet] | None = None) -> Ended:
@@ -168,7 +170,7 @@ def test_block_that_never_fits_memory_fails_its_tile_and_says_what_to_lower(runn
     bad = plan.tiles[1].id
     ended = walk(job, plan, tmp_path, "memory", bad, once=False)
     assert set(ended.failed) == {bad}
-    assert "smaller --block (256 pixels now)" in ended.failed[bad]
+    assert f"smaller --block ({SIDE} pixels now)" in ended.failed[bad]
     assert ended.strikes == [bad] * 4, "two processes, twice each"
     assert not ended.left_out
 
