@@ -7,7 +7,6 @@ from math import floor, sqrt
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter1d
 
 from stac.scenes import CLEAR, CLOUD, BandSource
 
@@ -34,12 +33,15 @@ def grow_clouds(codes: NDArray[np.uint8], radius: tuple[float, float]) -> NDArra
 
 
 def _dilate(cloud: NDArray[np.bool_], rows: float, columns: float) -> NDArray[np.bool_]:
-    """Dilate by an ellipse, one chord after another: for each row of it a running maximum along the columns."""
+    """Dilate by an ellipse, one chord after another: for each row of it, whether any pixel within the chord is set."""
     near = cloud.copy()
-    marks = cloud.view(np.uint8)
+    width, widest = cloud.shape[1], floor(columns + 1e-9)
+    counted = np.pad(np.cumsum(cloud, axis=1, dtype=np.int32), ((0, 0), (widest + 1, 0)))
+    counted = np.pad(counted, ((0, 0), (0, widest)), mode="edge")
     for step in range(min(floor(rows + 1e-9) + 1, len(cloud))):
         half = floor(columns * sqrt(max(0.0, 1 - (step / rows) ** 2)) + 1e-9)
-        chord = np.asarray(maximum_filter1d(marks, 2 * half + 1, axis=1, mode="constant"), np.bool_)
+        first, behind = widest - half, widest + half + 1
+        chord = counted[:, behind : behind + width] != counted[:, first : first + width]
         near[step:] |= chord[: len(chord) - step]
         near[: len(chord) - step] |= chord[step:]
     return near

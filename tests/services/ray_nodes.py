@@ -122,7 +122,11 @@ class RayCluster:
 
     def start_node(self, name: str, resources: Resources) -> RayNode:
         """Start a node that joins."""
-        return self._start(name, [f"--address={self.address}", f"--temp-dir={self.folder / name}-{self._started}"], resources)
+        return self._start(name, [f"--address={self.address}", f"--temp-dir={self.next_folder(name)}"], resources)
+
+    def next_folder(self, name: str) -> Path:
+        """Return where the node that is started next keeps its files, and what does not fit its object store."""
+        return self.folder / f"{name}-{self._started}"
 
     def wait_joined(self, *nodes: RayNode) -> None:
         """Wait until these nodes say that they run."""

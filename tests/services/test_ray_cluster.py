@@ -9,6 +9,7 @@ import json
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 from hosts import Hosts, hosts
 from processes import wait_for
 from ray_nodes import BIN, RayCluster, RayNode, Resources, ray_cluster
+
+from infra.soak.faults import DiskFull, small_disk
 
 pytestmark = pytest.mark.services
 
@@ -140,6 +143,54 @@ def test_what_is_lost_in_the_middle_changes_nothing(
     assert jobs.published(jobs.local_files(output)) == undisturbed
     assert "Traceback" not in end.err
     assert name == "cpu" or "a segmenting actor died" in log_of(output)
+
+
+BALLAST = """
+import sys, time, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+
+@ray.remote(num_cpus=0, label_selector={"name": "cpu"})
+class Ballast:
+    def fill(self):
+        self.kept = []
+        while True:
+            try:
+                self.kept.append(ray.put(bytes(4 << 20)))
+            except ray.exceptions.RayError as error:
+                return f"{type(error).__name__} after {len(self.kept)} objects"
+
+ballast = Ballast.remote()
+print(ray.get(ballast.fill.remote()), flush=True)
+time.sleep(3600)
+"""
+
+
+def test_disk_that_is_full_under_spilling_changes_nothing(demo: Path, cluster: RayCluster, undisturbed: dict[str, str], tmp_path: Path) -> None:
+    """On the node that reads, others' objects fill the object store and the disk behind it; when they are gone the same command makes the rest."""
+    if reason := DiskFull.missing():
+        pytest.skip(reason)
+    output = tmp_path / "output"
+    arguments = [*jobs.run_arguments(demo, output=str(output)), *SMALL_BLOCKS, "--address", cluster.address]
+    cluster.nodes["cpu"].end()
+    with small_disk(cluster.next_folder("cpu"), "100m"):
+        node = cluster.start_node("cpu", CPU)
+        try:
+            cluster.wait_joined(node)
+            command = [sys.executable, "-c", BALLAST, cluster.address]
+            with subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, text=True) as ballast:
+                assert ballast.stdout is not None
+                assert "OutOfDiskError after" in ballast.stdout.readline()
+                run = jobs.spexmap(*arguments, environment=cluster.environment)
+                ballast.kill()
+            assert run.status in (0, 1, 3), run.err[-3000:]
+            assert "Traceback" not in run.err
+            if run.status:
+                run = jobs.spexmap(*arguments, environment=cluster.environment)
+            assert run.status == 0, run.err[-3000:]
+        finally:
+            node.end()
+            cluster.wait_joined(cluster.start_node("cpu", CPU))
+    assert jobs.published(jobs.local_files(output)) == undisturbed
 
 
 def test_node_that_is_cut_off_and_comes_back_changes_nothing(demo: Path, undisturbed: dict[str, str], tmp_path: Path) -> None:
