@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import GetTimeoutError, RayError, WorkerCrashedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from engine.models import find_model, fingerprint
@@ -97,7 +97,7 @@ def check_nodes(model: str) -> None:
     JobError
         A node differs; the message names each one with what it has.
     RunInterrupted
-        A node does not answer.
+        A node does not answer, or what runs there ends at once.
     """
     here = node_facts(model)
     asked = [(node, _ask(node, model)) for node in living_nodes() if node.works]
@@ -126,6 +126,11 @@ def _answer(node: Node, ref: Any, here: NodeFacts, until: float) -> str:
         if node.id not in {each.id for each in living_nodes()}:
             log.warning("node %s left the cluster", node.address)
             return ""
+        if isinstance(error, WorkerCrashedError):
+            raise RunInterrupted(
+                f"node {node.address} starts no process that lives: is its memory full, or the disk of its folder for temporary files? Mend it or end it; "
+                "the same command goes on from here"
+            ) from None
         return f"no spexmap that answers ({str(error).strip().splitlines()[-1]})"
 
 

@@ -146,10 +146,10 @@ def test_what_is_lost_in_the_middle_changes_nothing(
 
 
 BALLAST = """
-import sys, time, ray
+import os, sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
 
-@ray.remote(num_cpus=0, label_selector={"name": "cpu"})
+@ray.remote(num_cpus=0, label_selector={"name": "full"})
 class Ballast:
     def fill(self):
         self.kept = []
@@ -157,9 +157,12 @@ class Ballast:
             try:
                 self.kept.append(ray.put(bytes(4 << 20)))
             except ray.exceptions.RayError as error:
-                return f"{type(error).__name__} after {len(self.kept)} objects"
+                return f"{type(error).__name__} with {len(self.kept)} objects kept"
 
 ballast = Ballast.remote()
+ray.get(ballast.__ray_ready__.remote())
+while not os.path.exists(sys.argv[2]):
+    time.sleep(0.05)
 print(ray.get(ballast.fill.remote()), flush=True)
 time.sleep(3600)
 """
@@ -169,26 +172,29 @@ def test_disk_that_is_full_under_spilling_changes_nothing(demo: Path, cluster: R
     """On the node that reads, others' objects fill the object store and the disk behind it; when they are gone the same command makes the rest."""
     if reason := DiskFull.missing():
         pytest.skip(reason)
-    output = tmp_path / "output"
-    arguments = [*jobs.run_arguments(demo, output=str(output)), *SMALL_BLOCKS, "--address", cluster.address]
-    cluster.nodes["cpu"].end()
-    with small_disk(cluster.next_folder("cpu"), "100m"):
-        node = cluster.start_node("cpu", CPU)
+    output, go = tmp_path / "output", tmp_path / "go"
+    arguments = [*jobs.run_arguments(demo, output=str(output)), "--block", "64", "--address", cluster.address]
+    cluster.nodes.pop("cpu").end()
+    with small_disk(cluster.next_folder("full"), "100m"):
         try:
-            cluster.wait_joined(node)
-            command = [sys.executable, "-c", BALLAST, cluster.address]
+            cluster.wait_joined(cluster.start_node("full", CPU))
+            command = [sys.executable, "-c", BALLAST, cluster.address, str(go)]
             with subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE, text=True) as ballast:
                 assert ballast.stdout is not None
-                assert "OutOfDiskError after" in ballast.stdout.readline()
-                run = jobs.spexmap(*arguments, environment=cluster.environment)
+                run = jobs.start(*arguments, environment=cluster.environment)
+                in_the_middle(output, run)
+                go.touch()
+                assert "OutOfDiskError" in next((line for line in ballast.stdout if "objects kept" in line), "no object went in")
+                assert run.poll() is None, "the run ended before the disk was full"
+                end = jobs.ended(run)
                 ballast.kill()
-            assert run.status in (0, 1, 3), run.err[-3000:]
-            assert "Traceback" not in run.err
-            if run.status:
-                run = jobs.spexmap(*arguments, environment=cluster.environment)
-            assert run.status == 0, run.err[-3000:]
+            assert end.status in (0, 1, 3), end.err[-3000:]
+            assert "Traceback" not in end.err
+            if end.status:
+                end = jobs.spexmap(*arguments, environment=cluster.environment)
+            assert end.status == 0, end.err[-3000:]
         finally:
-            node.end()
+            cluster.nodes.pop("full").end()
             cluster.wait_joined(cluster.start_node("cpu", CPU))
     assert jobs.published(jobs.local_files(output)) == undisturbed
 
