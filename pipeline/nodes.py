@@ -128,8 +128,8 @@ def _answer(node: Node, ref: Any, here: NodeFacts, until: float) -> str:
             return ""
         if isinstance(error, WorkerCrashedError):
             raise RunInterrupted(
-                f"node {node.address} starts no process that lives: is its memory full, or the disk of its folder for temporary files? Mend it or end it; "
-                "the same command goes on from here"
+                f"node {node.address} starts no process that lives: is its memory full, or the disk of its folder for temporary files? "
+                "Mend it or end it; the same command goes on from here"
             ) from None
         return f"no spexmap that answers ({str(error).strip().splitlines()[-1]})"
 
