@@ -108,7 +108,7 @@ def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _only_what_runs_tasks() -> Iterator[None]:
-    """Let a cluster that starts here do without what a run never asks: a tenth of a short run's processor time.
+    """Let a cluster that starts here do without what a run never asks: a fifth of a short run's processor time.
 
     `ray.init` has no option for the autoscaler's monitor and the log monitor (`RayParams` has), and starts the dashboard's server also where it is to
     show nothing. Where a version of Ray has them under other names they run.

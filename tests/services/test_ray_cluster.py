@@ -149,7 +149,7 @@ BALLAST = """
 import os, sys, time, ray
 ray.init(address=sys.argv[1], log_to_driver=False)
 
-@ray.remote(num_cpus=0, label_selector={"name": "full"})
+@ray.remote(num_cpus=0, label_selector={"name": "full"}, max_restarts=-1, max_task_retries=-1)
 class Ballast:
     def fill(self):
         self.kept = []
@@ -183,9 +183,14 @@ def test_disk_that_is_full_under_spilling_changes_nothing(demo: Path, cluster: R
                 assert ballast.stdout is not None
                 run = jobs.start(*arguments, environment=cluster.environment)
                 in_the_middle(output, run)
+                held = cluster.nodes["gpu"].actors
+                for actor in held:
+                    actor.suspend()
                 go.touch()
                 assert "OutOfDiskError" in next((line for line in ballast.stdout if "objects kept" in line), "no object went in")
                 assert run.poll() is None, "the run ended before the disk was full"
+                for actor in held:
+                    actor.resume()
                 end = jobs.ended(run)
                 ballast.kill()
             assert end.status in (0, 1, 3), end.err[-3000:]
