@@ -4,7 +4,7 @@
 
 FOLDER is what `spexmap demo` wrote; without it a demo is written. The larger region is the demo's own, and its map lies in FOLDER/output.
 
-Memory is the proportional set size (PSS) summed over the driver and all its descendants, shared memory included, sampled every 0.2 s.
+Memory is the proportional set size (PSS) summed over the driver and all its descendants, shared memory included, sampled every 0.5 s.
 """
 
 from __future__ import annotations

@@ -6,10 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -17,6 +14,7 @@ from typing import ClassVar
 
 import psutil
 
+from infra.soak import disks
 from infra.soak.job import Attempt, Run, send
 from infra.soak.moments import Moment
 from infra.soak.proxy import CALM, KINDS, FaultProxy, Weather
@@ -24,6 +22,8 @@ from infra.soak.proxy import CALM, KINDS, FaultProxy, Weather
 STOPPED = frozenset({0, 1, 3})
 """How a disturbed attempt may end: it got over it, lost a tile for now, or stopped."""
 HERE = Path(__file__).parent
+POISON, NAN, BALLAST = "SPEXMAP_SOAK_POISON", "SPEXMAP_SOAK_NAN", "SPEXMAP_SOAK_BALLAST"
+"""Variables that `infra/soak/poison` knows."""
 
 
 @dataclass
@@ -238,22 +238,6 @@ def _corrupt(path: Path, random: Random) -> None:
     path.write_bytes(bytes(data) if kind == "bit" else bytes(data[: len(data) // 2]) if kind == "cut" else b"")
 
 
-def mount_small(folder: Path, size: str) -> None:
-    """Make `folder` a file system of its own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "soak", str(folder)], check=True)
-
-
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """Let `folder` be a file system of its own until the block ends."""
-    mount_small(folder, size)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 class DiskFull(Fault):
     """A small file system where the run writes, made larger before the next attempt; needs the right to mount."""
 
@@ -267,19 +251,19 @@ class DiskFull(Fault):
 
     @classmethod
     def missing(cls) -> str:
-        return "" if os.geteuid() == 0 and shutil.which("mount") else "mounting needs root"
+        return disks.missing()
 
     def target(self, run: Run) -> Path:
         raise NotImplementedError
 
     def prepare(self, run: Run) -> None:
-        mount_small(self.target(run), f"{self.kilobytes}k")
+        disks.mount_small(self.target(run), f"{self.kilobytes}k")
 
     def act(self, run: Run, attempt: Attempt) -> bool:
         return True
 
     def heal(self, run: Run) -> None:
-        subprocess.run(["mount", "-o", "remount,size=256m", str(self.target(run))], check=True)
+        disks.enlarge(self.target(run))
 
 
 class OutputFull(DiskFull):
@@ -377,6 +361,16 @@ class TwoDrivers(Fault):
         return 4 in (status, attempt.process.poll()) or attempt.is_alive
 
 
+def _poison(run: Run, name: str, value: str) -> None:
+    """Let the run's processes load what `infra/soak/poison` does under this variable."""
+    run.environment |= {"PYTHONPATH": str(HERE / "poison"), name: value}
+
+
+def _take_poison_away(run: Run, name: str) -> None:
+    run.environment.pop("PYTHONPATH", None)
+    run.environment.pop(name)
+
+
 class PoisonBlock(Fault):
     """The process that segments one certain block dies of it, three times."""
 
@@ -388,14 +382,13 @@ class PoisonBlock(Fault):
         self.block = stage.random.choice(stage.blocks)
 
     def prepare(self, run: Run) -> None:
-        run.environment |= {"PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_POISON": self.block}
+        _poison(run, POISON, self.block)
 
     def act(self, run: Run, attempt: Attempt) -> bool:
         return True
 
     def heal(self, run: Run) -> None:
-        run.environment.pop("PYTHONPATH", None)
-        run.environment.pop("SPEXMAP_SOAK_POISON")
+        _take_poison_away(run, POISON)
 
     @property
     def words(self) -> str:
@@ -410,7 +403,7 @@ class DeviceGivesNaN(Fault):
     standing = True
 
     def prepare(self, run: Run) -> None:
-        run.environment |= {"PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_NAN": str(run.folder / "broken")}
+        _poison(run, NAN, str(run.folder / "broken"))
 
     def act(self, run: Run, attempt: Attempt) -> bool:
         attempt.process.wait(run.limit)
@@ -421,8 +414,7 @@ class DeviceGivesNaN(Fault):
         return True
 
     def heal(self, run: Run) -> None:
-        run.environment.pop("PYTHONPATH", None)
-        run.environment.pop("SPEXMAP_SOAK_NAN")
+        _take_poison_away(run, NAN)
 
 
 class SharedMemorySmall(Fault):
@@ -434,7 +426,7 @@ class SharedMemorySmall(Fault):
 
     @classmethod
     def missing(cls) -> str:
-        return DiskFull.missing() or ("" if shutil.which("unshare") else "there is no unshare")
+        return disks.missing() or ("" if shutil.which("unshare") else "there is no unshare")
 
     def prepare(self, run: Run) -> None:
         run.prefix = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs -o size=64m soak /dev/shm && exec "$@"', "sh"]
@@ -455,19 +447,20 @@ class SpillingFull(Fault):
 
     @classmethod
     def missing(cls) -> str:
-        return DiskFull.missing()
+        return disks.missing()
 
     def prepare(self, run: Run) -> None:
         folder = run.temporary / "ray"
-        mount_small(folder, f"{self.megabytes}m")
-        run.environment |= {"RAY_TMPDIR": str(folder), "PYTHONPATH": str(HERE / "poison"), "SPEXMAP_SOAK_BALLAST": str(self.marker(run))}
+        disks.mount_small(folder, f"{self.megabytes}m")
+        run.environment |= {"RAY_TMPDIR": str(folder)}
+        _poison(run, BALLAST, str(self.marker(run)))
 
     def act(self, run: Run, attempt: Attempt) -> bool:
         return attempt.until(self.marker(run).exists)
 
     def heal(self, run: Run) -> None:
-        for name in ("RAY_TMPDIR", "PYTHONPATH", "SPEXMAP_SOAK_BALLAST"):
-            run.environment.pop(name, None)
+        run.environment.pop("RAY_TMPDIR")
+        _take_poison_away(run, BALLAST)
 
     def marker(self, run: Run) -> Path:
         """File that is there once no object goes in any more."""

@@ -6,17 +6,22 @@ The segmenters here are the real ones, but for a planner that raises, gives NaN,
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from ray import cloudpickle
+from ray.exceptions import WorkerCrashedError
 
 from engine.runtimes.cache import EngineCache
 from pipeline.actors import Sizing
@@ -26,9 +31,10 @@ from pipeline.demo import write_demo
 from pipeline.engines import SharedEngine
 from pipeline.errors import LeaseLost, RunInterrupted
 from pipeline.failures import Failure, failure_of
-from pipeline.fleet import Fleet, Patience
+from pipeline.fleet import Fleet, Patience, _reason
 from pipeline.grid import PixelBox
 from pipeline.job import JobSpec, load_job
+from pipeline.nodes import NodeFacts, _answer, living_nodes
 from pipeline.plan import Plan
 from pipeline.run import prepare
 from pipeline.runs import TileRecord
@@ -218,6 +224,30 @@ def test_process_that_freezes_is_replaced(running: None, job: JobSpec, plan: Pla
     ended = walk(job, plan, tmp_path, "freeze", once=True)
     assert not ended.failed
     assert ended.actors == 2
+
+
+def die(model: str) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.cluster
+def test_node_on_which_every_process_dies_is_no_wrong_installation(running: None) -> None:
+    """As on a full disk. The same command is right later, so it is not status 2."""
+    (node,) = living_nodes()
+    dying = ray.remote(num_cpus=0, max_retries=0)(die).remote("")
+    with pytest.raises(RunInterrupted, match=rf"{node.address} starts no process that lives: .*disk"):
+        _answer(node, dying, NodeFacts("3", {}, "none"), time.monotonic() + 60)
+
+
+@pytest.mark.cluster
+def test_death_of_a_process_names_the_folder_that_is_full(running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dying = ray.remote(num_cpus=0, max_retries=0)(die).remote("")
+    with pytest.raises(WorkerCrashedError) as death:
+        ray.get(dying)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert "MB free" not in _reason(death.value)
+    monkeypatch.setattr("pipeline.cluster.LEAST_TEMPORARY", shutil.disk_usage(tmp_path).total + 1)
+    assert re.search(rf"; {re.escape(str(tmp_path))} has only [0-9.]+ MB free", _reason(death.value))
 
 
 class TakenOver:

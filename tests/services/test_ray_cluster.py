@@ -20,7 +20,7 @@ from hosts import Hosts, hosts
 from processes import wait_for
 from ray_nodes import BIN, RayCluster, RayNode, Resources, ray_cluster
 
-from infra.soak.faults import DiskFull, small_disk
+from infra.soak import disks
 
 pytestmark = pytest.mark.services
 
@@ -170,12 +170,12 @@ time.sleep(3600)
 
 def test_disk_that_is_full_under_spilling_changes_nothing(demo: Path, cluster: RayCluster, undisturbed: dict[str, str], tmp_path: Path) -> None:
     """On the node that reads, others' objects fill the object store and the disk behind it; when they are gone the same command makes the rest."""
-    if reason := DiskFull.missing():
+    if reason := disks.missing():
         pytest.skip(reason)
     output, go = tmp_path / "output", tmp_path / "go"
     arguments = [*jobs.run_arguments(demo, output=str(output)), "--block", "64", "--address", cluster.address]
     cluster.nodes.pop("cpu").end()
-    with small_disk(cluster.next_folder("full"), "100m"):
+    with disks.small_disk(cluster.next_folder("full"), "100m"):
         try:
             cluster.wait_joined(cluster.start_node("full", CPU))
             command = [sys.executable, "-c", BALLAST, cluster.address, str(go)]
