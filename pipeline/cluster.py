@@ -14,10 +14,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import ray
@@ -108,20 +109,22 @@ def _connected(address: str, options: dict[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def _only_what_runs_tasks() -> Iterator[None]:
-    """Let a cluster that starts here do without what a run never asks: a fifth of a short run's processor time.
+    """Let a cluster that starts here do without what a run never asks: a quarter of a short run's processor time.
 
-    `ray.init` has no option for the autoscaler's monitor and the log monitor (`RayParams` has), and starts the dashboard's server also where it is to
-    show nothing. Where a version of Ray has them under other names they run.
+    `ray.init` has no option for the autoscaler's monitor and the log monitor (`RayParams` has), starts the dashboard's server also where it is to
+    show nothing, and lets its agent load all that a dashboard shows where that is installed. Where a version of Ray has them under other names they
+    run.
     """
-    names = [name for name in ("start_monitor", "start_log_monitor", "start_api_server") if hasattr(Node, name)]
-    methods = {name: getattr(Node, name) for name in names}
-    for name in names:
-        setattr(Node, name, lambda *_, **__: None)
-    try:
+    nothing: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
+    left_out: list[tuple[Any, str, Callable[..., Any]]] = [
+        (Node, name, nothing) for name in ("start_monitor", "start_log_monitor", "start_api_server")
+    ]
+    left_out.append((ray._private.utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")))
+    with ExitStack() as stack:
+        for place, name, instead in left_out:
+            if hasattr(place, name):
+                stack.enter_context(patch.object(place, name, instead))
         yield
-    finally:
-        for name, method in methods.items():
-            setattr(Node, name, method)
 
 
 @contextmanager
@@ -199,8 +202,15 @@ def check_outlives_job(output: str) -> None:
 
 
 def _local() -> dict[str, Any]:
-    """Return what starts a cluster here; where containers give little shared memory, the object store lies in the folder of temporary files."""
-    options: dict[str, Any] = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    """Return what starts a cluster here; where containers give little shared memory, the object store lies in the folder of temporary files.
+
+    Ray would start a process for each core at once, which load Ray whether a run ever needs them or not.
+    """
+    options: dict[str, Any] = {
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_system_config": {"prestart_worker_first_driver": False},
+    }
     if _free_bytes(SHARED_MEMORY) < OBJECT_STORE_BYTES * 1.1:
         options["_plasma_directory"] = tempfile.gettempdir()
     return options
