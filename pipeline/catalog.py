@@ -47,12 +47,12 @@ def publish_series(storage: Storage, series: Series, record: SeriesRecord, model
 def check_catalog_is_ours(storage: Storage) -> None:
     """Raise JobError where the output's folder has a catalog.json that is no root catalog of maps: scenes may lie there, and it would be replaced."""
     content = storage.read_if_there(CATALOG)
-    if content is None:
-        return
+    if not content:
+        return  # an empty file is what a machine leaves that lost its power: it is written anew, as it follows from the items
     try:
         found = json.loads(content)
         ours = (found["type"], found["id"]) == ("Catalog", IDENTIFIER)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         ours = False
     if not ours:
         raise JobError(f"output: {storage.shown} has a {CATALOG} that spexmap did not write; give a folder of its own, or take that file away")

@@ -105,8 +105,10 @@ def _stopped(stop: KeyboardInterrupt | SystemExit) -> int:
 
 
 def _fail(message: str, status: int) -> int:
+    from pipeline.faults import without_secrets
+
     # Names from catalogs and files may hold half a character, which no stream can write.
-    sentence = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    sentence = without_secrets(" ".join(message.split())).encode("utf-8", "backslashreplace").decode()
     typer.echo(f"spexmap: {sentence}", err=True)
     return status
 
@@ -454,6 +456,10 @@ def _echo_json(document: Any) -> None:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    from pipeline.runlog import FORMAT, Discreet
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Discreet(FORMAT, "%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     for chatty in ("aiobotocore.credentials", "botocore", "rasterio.session"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

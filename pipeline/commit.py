@@ -32,7 +32,7 @@ from pipeline.period import Period
 from pipeline.plan import TilePlan
 from pipeline.published import read_item
 from pipeline.series import Series
-from pipeline.staging import StagedBlock, discard, read_staged, staged_path
+from pipeline.staging import delete_damaged, discard, read_staged
 from pipeline.storage import Fence, Storage
 from stac.canonical import canonical_json
 from stac.geometry import footprint_of
@@ -121,7 +121,7 @@ def commit_tile(commit: Commit) -> Committed:
     Raises
     ------
     ValueError, FileNotFoundError
-        A staged block is damaged (it is deleted, so that the next attempt makes it again) or missing.
+        A staged block is damaged (all damaged ones are deleted, so that the next attempt makes them again) or missing.
     """
     context = commit.context
     storage = Storage(context.output, context.fence)
@@ -155,26 +155,20 @@ def _committed_before(storage: Storage, commit: Commit, key: ItemKey, document: 
 
 
 def _planes(storage: Storage, commit: Commit, statistics: TileStatistics) -> Iterator[tuple[PixelBox, Planes]]:
-    """Yield the staged blocks one at a time, adding up what was counted over them."""
-    for box in commit.boxes:
-        block = _staged(storage, commit.fingerprint, box)
-        statistics.add(block.statistics)
-        yield block.box, block.planes
+    """Yield the staged blocks one at a time, adding up what was counted over them; where one is damaged all damaged ones are deleted."""
+    try:
+        for block in read_staged(storage, commit.fingerprint, commit.boxes):
+            statistics.add(block.statistics)
+            yield block.box, block.planes
+    except ValueError:
+        delete_damaged(storage, commit.fingerprint, commit.boxes)
+        raise
 
 
 def _codes(landcover: Any, tile: PixelBox, part: PixelBox) -> NDArray[np.uint8]:
     """Return the codes of a part of a tile from its open raster."""
     codes: NDArray[np.uint8] = landcover.read(1, window=Window(part.left - tile.left, part.top - tile.top, *reversed(part.shape)))
     return codes
-
-
-def _staged(storage: Storage, fingerprint: str, box: PixelBox) -> StagedBlock:
-    try:
-        (block,) = read_staged(storage, fingerprint, (box,))
-    except ValueError:
-        storage.delete(staged_path(fingerprint, box))
-        raise
-    return block
 
 
 def _upload(storage: Storage, key: ItemKey, rasters: TileRasters, explanation: bytes | None) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, stop_after_delay, wait_random_exponential
 
 from pipeline.errors import JobError, StorageRefused, StorageUnavailable
+from stac.secrets import is_secret
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ _EXPIRED = frozenset(
 _SECRET_VARIABLES = re.compile(r"SECRET|TOKEN|PASSWORD|SAS|ACCOUNT_KEY|CONNECTION_STRING", re.IGNORECASE)
 _SHORTEST_SECRET = 8
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
-_SIGNATURES = re.compile(r"([?&](?:x-amz-[a-z-]+|x-goog-[a-z-]+|sig|signature|token|awsaccesskeyid)=)[^&\s]+", re.IGNORECASE)
+_QUERY = re.compile(r"(?<=://)([^\s?'\"<>]*)\?[^\s'\"<>)]+")
+_PARAMETER = re.compile(r"([?&]([\w.-]+)=)[^&\s'\")]+")
 
 T = TypeVar("T")
 
@@ -144,8 +146,9 @@ def is_condition_unknown(error: BaseException) -> bool:
 
 
 def without_secrets(text: str) -> str:
-    """Return `text` without user names and passwords in URLs, signatures, and the values of secret environment variables."""
-    text = _SIGNATURES.sub(r"\1***", _USER_INFO.sub("***@", text))
+    """Return `text` without user names, passwords and queries of URLs, signatures, and the values of secret environment variables."""
+    text = _QUERY.sub(r"\1", _USER_INFO.sub("***@", text))
+    text = _PARAMETER.sub(lambda found: f"{found[1]}***" if is_secret(found[2]) else found[0], text)
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_VARIABLES.search(name):
             text = text.replace(value, "***")

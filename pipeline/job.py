@@ -320,8 +320,7 @@ def job_schema() -> dict[str, Any]:
 def read_text(name: str, kind: str = "job file") -> str:
     """Return the text of a local file or URL; raises JobError where there is none, or it cannot be a file of that kind."""
     try:
-        with fsspec.open(name, "rb") as stream:
-            content: bytes = stream.read(LARGEST + 1)
+        content = _bytes_of(name)
     except FileNotFoundError:
         hint = "; `spexmap demo DIR` writes one to begin with" if kind == "job file" else ""
         raise JobError(f"there is no {kind} {name}{hint}") from None
@@ -335,6 +334,17 @@ def read_text(name: str, kind: str = "job file") -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise JobError(f"{name} is not UTF-8 text (byte {error.start}); is it the right file?") from None
+
+
+def _bytes_of(name: str) -> bytes:
+    """Return what a path or URL holds, cut a byte beyond what a job can have; servers are asked again, within limits, and each time is logged."""
+    if name.startswith(("http://", "https://")):
+        from stac.documents import download
+
+        return download(name)[: LARGEST + 1]
+    with fsspec.open(name, "rb") as stream:
+        content: bytes = stream.read(LARGEST + 1)
+    return content
 
 
 def override(data: dict[str, Any], text: str) -> tuple[str, ...]:

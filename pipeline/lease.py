@@ -227,7 +227,7 @@ def _record(storage: Storage, generation: int) -> dict[str, Any]:
         record = json.loads(storage.read_bytes(lease_path(generation)))
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, RecursionError, IsADirectoryError):
         record = None
     return record if isinstance(record, dict) and record else {"damaged": True}
 
@@ -239,7 +239,7 @@ def _is_live(record: Mapping[str, Any]) -> bool:
         valid = timedelta(seconds=float(record["valid_seconds"]))
         here = (record["host"], record["namespace"]) == (socket.gethostname(), _process_namespace())
         return age <= valid and not (here and not _is_running(int(record["pid"]), float(record["process_started"])))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return False
 
 

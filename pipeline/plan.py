@@ -159,10 +159,11 @@ class Plan:
 
         try:
             table = gpd.read_parquet(io.BytesIO(source) if isinstance(source, bytes) else source)
-            rows = list(zip(table["kind"], table["id"], table["document"], table.geometry, strict=True))
-        except (ValueError, KeyError, OSError, ArrowException) as error:
+            return _plan_of(list(zip(table["kind"], table["id"], table["document"], table.geometry, strict=True)))
+        except JobError:
+            raise
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError, ArrowException) as error:
             raise JobError(f"this is not a plan of a run: {error}") from error
-        return _plan_of(rows)
 
     def _rows(self, *, identity: bool) -> list[tuple[str, str, str, BaseGeometry]]:
         """Return (kind, id, canonical JSON, geometry in degrees) of every row; with `identity`, only what decides the published bytes."""
@@ -218,7 +219,7 @@ def _tile_document(tile: TilePlan) -> dict[str, Any]:
 def _plan_of(rows: list[tuple[str, str, str, BaseGeometry]]) -> Plan:
     heads = [(json.loads(document), geometry) for kind, _, document, geometry in rows if kind == "run"]
     if len(heads) != 1 or heads[0][0].get("format") != FORMAT:
-        raise JobError("this plan was written by another version of spexmap; start the run anew under another name or output")
+        raise JobError("this plan was written by another version of spexmap")
     head, region = heads[0]
     scenes = [(json.loads(document), geometry) for kind, _, document, geometry in rows if kind == "scene"]
     tiles = [(name, json.loads(document)) for kind, name, document, _ in rows if kind == "tile"]

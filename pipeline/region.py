@@ -20,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from pipeline.bounds import bounds_problem, bounds_words, on_earth
 from pipeline.errors import GridError, JobError
+from stac.documents import download
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -203,6 +204,8 @@ def _read(path: str) -> gpd.GeoDataFrame:
 
 
 def _download(url: str) -> bytes:
+    if url.startswith(("http://", "https://")):
+        return download(url)
     try:
         with fsspec.open(url, "rb") as stream:
             content: bytes = stream.read()

@@ -111,7 +111,7 @@ def run_job(job: JobSpec, *, new_series: bool = False, block: int | None = None,
         frozen.check_unchanged(run.plan.series)
     if block is not None:
         run = replace(run, plan=replace(run.plan, block=block))
-    with lease, _storage_errors(job.output):
+    with _storage_errors(job.output), lease:
         return Session(lease.fenced, job, request.model, run.record, run.plan, run.is_new, computing or Computing()).execute()
 
 
@@ -169,7 +169,7 @@ def _records(storage: Storage) -> list[RunRecord]:
 def _record(storage: Storage, path: str) -> RunRecord | None:
     try:
         return RunRecord.from_json(storage.read_bytes(path))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         log.warning("%s is damaged (%s): that run is not gone on with", storage.url(path), reason(error))
         return None
 
@@ -179,8 +179,14 @@ def _unfinished(storage: Storage, key: str) -> Run | None:
     records = _records(storage)
     if not records or records[-1].key != key or records[-1].state not in ("planned", "running", "interrupted"):
         return None
+    path = f"runs/{records[-1].run_id}/plan.parquet"
+    try:
+        plan = Plan.from_parquet(storage.read_bytes(path))
+    except (JobError, FileNotFoundError) as error:
+        log.warning("%s cannot be gone on with (%s): a new run begins", storage.url(path), reason(error))
+        return None
     log.info("going on with run %s", records[-1].run_id)
-    return Run(records[-1], Plan.from_parquet(storage.read_bytes(f"runs/{records[-1].run_id}/plan.parquet")), is_new=False)
+    return Run(records[-1], plan, is_new=False)
 
 
 def _new_run(request: Request, plan: Plan) -> Run:

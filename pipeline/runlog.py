@@ -9,7 +9,7 @@ import threading
 import time
 from types import TracebackType
 
-from pipeline.faults import reason
+from pipeline.faults import reason, without_secrets
 from pipeline.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,14 @@ SHARE = 0.02
 """Of the time that writing the log may take: a store on which it takes long gets it less often."""
 LAST_SECONDS = 60.0
 """How long the end of a run waits for a write that is under way."""
+
+
+class Discreet(logging.Formatter):
+    """Formatter whose lines, tracebacks included, have no user names, passwords and queries of URLs."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a record."""
+        return without_secrets(super().format(record))
 
 
 class RunLog:
@@ -52,7 +60,7 @@ class RunLog:
         """Begin to collect."""
         self._collected = tempfile.TemporaryFile("w+", encoding="utf-8", errors="backslashreplace", prefix="spexmap-")
         self._handler = logging.StreamHandler(self._collected)
-        self._handler.setFormatter(logging.Formatter(FORMAT))
+        self._handler.setFormatter(Discreet(FORMAT))
         logging.getLogger().addHandler(self._handler)
         self._writer.start()
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from pipeline.storage import WORK, Storage
 
 PLANES = ("landcover", "confidence", "source", "quality")
 """Names of the planes, in the order of the columns: uint8, uint8, uint16, uint8, each (height, width)."""
+_NAME = re.compile(r"(-?\d+)_(-?\d+)_(-?\d+)_(-?\d+)\.arrow")
+"""Of a staged block: top, left, bottom, right. What is called otherwise was not put there by a run."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def stage(storage: Storage, fingerprint: str, block: StagedBlock) -> None:
 def staged_boxes(storage: Storage, fingerprint: str) -> set[PixelBox]:
     """Return the boxes of the blocks that are staged for the tile with this fingerprint."""
     names = (path.rsplit("/", 1)[-1] for path in storage.find(f"{WORK}/{fingerprint}"))
-    return {PixelBox(*map(int, name.removesuffix(".arrow").split("_"))) for name in names if name.endswith(".arrow") and not name.startswith(".")}
+    return {PixelBox(*map(int, found.groups())) for name in names if (found := _NAME.fullmatch(name))}
 
 
 def read_staged(storage: Storage, fingerprint: str, boxes: tuple[PixelBox, ...]) -> Iterator[StagedBlock]:
@@ -85,6 +88,18 @@ def read_staged(storage: Storage, fingerprint: str, boxes: tuple[PixelBox, ...])
         if block.box != box:
             raise ValueError(f"damaged staged block: {staged_path(fingerprint, box)} holds another block")
         yield block
+
+
+def delete_damaged(storage: Storage, fingerprint: str, boxes: tuple[PixelBox, ...]) -> None:
+    """Delete every block of `boxes` that cannot be read back, so that all of them are made again at once."""
+    for box in boxes:
+        try:
+            for _ in read_staged(storage, fingerprint, (box,)):
+                pass
+        except ValueError:
+            storage.delete(staged_path(fingerprint, box))
+        except FileNotFoundError:
+            pass
 
 
 def discard(storage: Storage, fingerprint: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ from pipeline.plan import Plan
 from pipeline.published import latest_versions, published_tiles
 from pipeline.runs import RunRecord, TileRecord, tiles_from_parquet
 from pipeline.storage import Storage
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,11 @@ def _status(storage: Storage, run_id: str) -> RunStatus:
 
 def _plan(storage: Storage, run_id: str) -> Plan | None:
     content = storage.read_if_there(f"runs/{run_id}/plan.parquet")
-    return None if content is None else Plan.from_parquet(content)
+    try:
+        return None if content is None else Plan.from_parquet(content)
+    except JobError as error:
+        log.warning("the plan of run %s: %s", run_id, error)
+        return None
 
 
 def _ended(storage: Storage, run_id: str) -> tuple[TileRecord, ...]:

@@ -158,13 +158,13 @@ class Storage:
         if not self.is_local:
             return not self.exists(path) and self._create_object(path, data)
         temporary = self._temporary(path)
-        temporary.write_bytes(data)
         try:
+            temporary.write_bytes(data)
             os.link(temporary, self.url(path))
         except FileExistsError:
             return False
         finally:
-            temporary.unlink()
+            temporary.unlink(missing_ok=True)
         return True
 
     def refuses_overwriting(self, path: str, data: bytes) -> bool:

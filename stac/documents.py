@@ -45,7 +45,7 @@ class _LoggedRetry(Retry):
         """Count one failure; raises where it was the last that is allowed."""
         following = super().increment(method, url, response, error, *rest, **more)
         why = f"it answered {response.status}" if response is not None else type(error).__name__
-        log.warning("the catalog did not give %s (%s); asking again", urlsplit(str(url)).path, why)
+        log.warning("the server did not give %s (%s); asking again", urlsplit(str(url)).path, why)
         return following
 
 
@@ -160,6 +160,22 @@ class Documents:
         if response.status_code >= 400:
             raise OSError(f"the server answers {response.status_code} {response.reason}")
         return response.content
+
+
+def download(url: str) -> bytes:
+    """Return what an http(s) URL holds; a server that fails is asked again, within limits, and each time is logged.
+
+    Raises
+    ------
+    FileNotFoundError
+        The server says that there is nothing.
+    CatalogError
+        It kept failing, or did not let us.
+    """
+    try:
+        return Documents(url).content(url)
+    except CatalogMissing as error:
+        raise FileNotFoundError(str(error)) from None
 
 
 def unpacked(content: bytes) -> bytes:

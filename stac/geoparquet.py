@@ -57,7 +57,7 @@ def _document(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: _parsed(given[key]) for key in _TOP_LEVEL if given.get(key) is not None},
         "geometry": _geometry(geometry),
-        "properties": {**(_parsed(given.get("properties")) or {}), **properties},
+        "properties": {**(stated if isinstance(stated := _parsed(given.get("properties")), Mapping) else {}), **properties},
     }
 
 
@@ -71,8 +71,11 @@ def _geometry(value: bytes | None) -> dict[str, Any] | None:
 
 
 def _parsed(value: Any) -> Any:
-    """Return a value that a table may hold as JSON text."""
-    return json.loads(value) if isinstance(value, str) and value[:1] in "[{" else value
+    """Return a value that a table may hold as JSON text; text that only looks like it stays text, and is judged as such."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value[:1] in ("[", "{") else value
+    except (ValueError, RecursionError):
+        return value
 
 
 def _json(value: Any) -> Any:

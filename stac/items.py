@@ -14,11 +14,11 @@ from pystac.utils import str_to_datetime
 
 from stac.documents import OBJECT_STORES, absolute, is_http, is_url
 from stac.errors import SceneRefused
+from stac.secrets import carries_secret
 
 _UNSAFE_ID = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.|^[.~]|^\s|\s$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _AZURE_SIGNATURE = frozenset({"st", "se", "sp", "sv", "sr", "sig", "ske", "sks", "skt", "skv", "skoid", "sktid", "spr", "sip"})
-_SIGNATURES = frozenset({"sig", "x-amz-signature", "x-goog-signature", "signature", "awsaccesskeyid", "access_token", "token"})
 
 
 def item_id(document: Mapping[str, Any]) -> str:
@@ -143,11 +143,10 @@ def unsigned(href: str) -> str:
         raise SceneRefused(f"its files lie at {parts.scheme}://, which is not read here (https, s3, gs or local paths are)")
     if "@" in parts.netloc:
         raise SceneRefused("its hrefs carry a user name or password")
-    names = {name.lower() for name, _ in parse_qsl(parts.query, keep_blank_values=True)}
-    if not names & _SIGNATURES:
+    if not carries_secret(parts.query):
         return href
     if not is_azure_blob(href):
-        raise SceneRefused("its hrefs are signed and would expire in mid-run; use a catalog with unsigned hrefs")
+        raise SceneRefused("its hrefs are signed or hold a key, which may expire in mid-run and must not be kept; use a catalog with unsigned hrefs")
     kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _AZURE_SIGNATURE]
     return urlunsplit(parts._replace(query=urlencode(kept)))
 

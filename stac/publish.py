@@ -20,6 +20,7 @@ from stac.geometry import bounds_of, geojson_of, union_of
 from stac.legend import ASSETS, asset_classes, renders
 from stac.records import ItemEntry, ItemKey, LeftOut, MapClass, PublishedFile, RasterStatistics, SeriesRecord, TileRecord
 from stac.scenes import Scene
+from stac.secrets import carries_secret
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS: Mapping[str, str] = {
@@ -42,30 +43,6 @@ MODEL_RELATION = "model"
 METRES_PER_DEGREE = 111319.49079327358
 SHA256_MULTIHASH = "1220"
 """Multihash prefix: sha2-256, 32 bytes."""
-SECRET_KEYS = frozenset(
-    {
-        "sig",
-        "se",
-        "sv",
-        "sp",
-        "sr",
-        "st",
-        "skoid",
-        "token",
-        "access_token",
-        "api_key",
-        "apikey",
-        "key",
-        "signature",
-        "awsaccesskeyid",
-        "googleaccessid",
-        "expires",
-        "key-pair-id",
-        "policy",
-    }
-)
-SECRET_PREFIXES = ("x-amz-", "x-goog-")
-"""Query keys that a signed URL carries, in lower case."""
 
 
 def collection_path(series: str) -> str:
@@ -341,9 +318,8 @@ def unsigned(href: str) -> str:
     parts = urlsplit(href)
     if not parts.netloc:
         return href
-    keys = [pair.partition("=")[0].lower() for pair in parts.query.split("&") if pair]
-    signed = any(key in SECRET_KEYS or key.startswith(SECRET_PREFIXES) for key in keys)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "" if signed else parts.query, ""))
+    query = "" if carries_secret(parts.query) else parts.query
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 
 def rfc3339(instant: datetime) -> str:

@@ -30,6 +30,7 @@ DARK_NUMBER, DARK_SHARE = 900, 0.01
 SAMPLE = 256
 FEWEST = 100
 """Valid numbers below which a sample decides nothing."""
+UNREADABLE = "the pixels could not be read"
 CLEAR, CLOUD = (2, 4, 5, 6, 7, 11), (3, 8, 9, 10)
 
 _KEYS = {
@@ -177,6 +178,8 @@ def _offset(item: pystac.Item, blue: BandSource | None, probe: Probe | None) -> 
         return (0.0 if applied else OFFSET), f"offset {0 if applied else OFFSET}: {key} is {str(applied).lower()} with {name}; {seen}"
     if baseline is None:
         raise SceneRefused(f"its processing baseline is not stated, no flag tells whether the offset is applied, and {seen}")
+    if seen == UNREADABLE:
+        raise SceneRefused(f"no flag tells whether the 1000 that {name} adds was taken off, and {seen} now; only they could tell")
     return OFFSET, f"offset {OFFSET}: {name} adds 1000 and no flag says that it was taken off; {seen}"
 
 
@@ -189,7 +192,7 @@ def _dark_share(blue: BandSource | None, probe: Probe | None) -> tuple[float | N
     """Return the share of valid blue numbers below 900, None where there are none to look at, and that in words."""
     numbers = probe(blue, SAMPLE) if blue and probe else None
     if numbers is None:
-        return None, "the pixels could not be read" if blue and probe else "the pixels were not looked at"
+        return None, UNREADABLE if blue and probe else "the pixels were not looked at"
     valid = numbers[numbers != 0]
     if valid.size < FEWEST:
         return None, f"only {valid.size} valid pixels were seen"

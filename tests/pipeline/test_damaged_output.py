@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from pathlib import Path
 
+import geopandas as gpd
 import pytest
+from shapely.geometry import box
 
 from pipeline.catalog import check_catalog_is_ours
 from pipeline.errors import JobError
 from pipeline.published import published_tiles
-from pipeline.run import _frozen_series, _records
+from pipeline.run import _frozen_series, _records, _unfinished
+from pipeline.runs import RunRecord
 from pipeline.status import read_status
 from pipeline.storage import Storage
 
 ITEM = "m/2023-01-01_2023-01-31/t0/v1/m_t0_2023-01-01_2023-01-31_v1.json"
+
+
+def plan_rows(head: str) -> bytes:
+    """A table as a plan has it, with this document in the row of the run."""
+    sink = io.BytesIO()
+    gpd.GeoDataFrame({"kind": ["run"], "id": ["m"], "document": [head]}, geometry=[box(0, 0, 1, 1)], crs=4326).to_parquet(sink)
+    return sink.getvalue()
 
 
 @pytest.fixture
@@ -48,7 +59,30 @@ def test_a_damaged_collection_is_named_and_written_again(storage: Storage, caplo
     assert "m/collection.json is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b'{"type": "Catalog", "id": "sentinel-2"}', b"", b"[1]"])
+def test_an_empty_root_catalog_is_what_a_loss_of_power_leaves(storage: Storage) -> None:
+    storage.write_bytes("catalog.json", b"")
+    check_catalog_is_ours(storage)
+
+
+def record_of(state: str = "interrupted") -> bytes:
+    names = {"run_id": "r1", "state": state, "key": "k", "series": {"name": "m"}, "period": "p", "plan_identity": "i", "job": {}, "versions": {}}
+    return RunRecord(**names, started="2023-01-01T00:00:00").to_json()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1", plan_rows('{"format": 0}'), plan_rows('{"format": 1}'), plan_rows("no JSON")])
+def test_a_run_whose_plan_is_damaged_or_gone_is_named_and_not_gone_on_with(
+    storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    storage.write_bytes("runs/r1/run.json", record_of())
+    if content is not None:
+        storage.write_bytes("runs/r1/plan.parquet", content)
+    with caplog.at_level(logging.WARNING):
+        assert _unfinished(storage, "k") is None
+    assert "runs/r1/plan.parquet cannot be gone on with" in caplog.text and "a new run begins" in caplog.text
+    assert [run.run_id for run in read_status(storage.root)] == ["r1"]
+
+
+@pytest.mark.parametrize("content", [b'{"type": "Catalog", "id": "sentinel-2"}', b"{", b"[1]"])
 def test_a_catalog_of_somebody_else_is_not_replaced(storage: Storage, content: bytes) -> None:
     check_catalog_is_ours(storage)
     storage.write_bytes("catalog.json", b'{"type": "Catalog", "id": "spexmap"}')

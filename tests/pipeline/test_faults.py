@@ -228,10 +228,11 @@ def test_server_that_never_answers_is_given_up(storage: Storage, monkeypatch: py
         f"the key {SECRET} is unknown",
         "cannot open ftp://user:passw0rd@host/maps",
         "https://a.blob/x?sv=1&sig=abcdef0123",
+        "no file 'https://host/x?hdnea=abcdef0123', nor /x?a=1&api_key=abcdef0123 there",
     ],
 )
 def test_secrets_are_masked(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     shown = faults.without_secrets(text)
-    assert "***" in shown
+    assert shown != text
     assert not [word for word in ("abcdef0123", SECRET, "passw0rd") if word in shown]

@@ -68,8 +68,9 @@ def test_a_run_that_was_killed_while_it_gave_its_leases_back_is_followed(storage
         {"process_started": 1.0},
         {"host": "elsewhere", "renewed": "2020-01-01T00:00:00+00:00"},
         {"host": "elsewhere", "valid_seconds": 0.0},
+        {"host": "elsewhere", "valid_seconds": float("inf")},
     ],
-    ids=["process is gone", "not renewed", "short validity"],
+    ids=["process is gone", "not renewed", "short validity", "no validity"],
 )
 def test_lease_that_was_left_behind_is_followed_and_nothing_stays(storage: Storage, changes: dict[str, Any]) -> None:
     leave_behind(storage, **changes)
@@ -91,7 +92,7 @@ def test_holder_whose_process_cannot_be_seen_from_here_counts_as_alive(storage: 
         pass
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"{}", b'{"renewed": 3}', b"\xff"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"null", b"{}", b'{"renewed": 3}', b"\xff", b"[" * 200_000])
 def test_damaged_lease_is_followed(storage: Storage, content: bytes) -> None:
     storage.write_bytes(PATH, content)
     with Lease(storage):

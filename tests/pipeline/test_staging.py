@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.grid import PixelBox
-from pipeline.staging import StagedBlock, discard, read_staged, stage, staged_boxes, staged_path
+from pipeline.staging import StagedBlock, delete_damaged, discard, read_staged, stage, staged_boxes, staged_path
 from pipeline.storage import Storage
 
 BOX = PixelBox(-7, 100, 13, 131)
@@ -61,6 +61,18 @@ def test_one_changed_bit_is_never_taken_for_the_block(place: float, bit: int) ->
         return
     assert (back.box, back.statistics) == (block.box, block.statistics)
     assert all((back.planes[name] == plane).all() for name, plane in block.planes.items())
+
+
+def test_all_damaged_blocks_go_at_once_and_others_stay(block: StagedBlock, tmp_path: Path) -> None:
+    storage, missing = Storage(str(tmp_path)), PixelBox(1, 1, 2, 2)
+    stage(storage, FINGERPRINT, block)
+    damaged = tuple(PixelBox(0, left, 20, left + 31) for left in range(0, 124, 31))
+    for box in damaged:
+        storage.write_bytes(staged_path(FINGERPRINT, box), b"")
+    storage.write_bytes(staged_path(FINGERPRINT, BOX).replace(".arrow", " (copy).arrow"), b"")
+    assert staged_boxes(storage, FINGERPRINT) == {BOX, *damaged}
+    delete_damaged(storage, FINGERPRINT, (damaged[0], BOX, missing, *damaged[1:]))
+    assert staged_boxes(storage, FINGERPRINT) == {BOX}
 
 
 def test_block_that_lies_in_another_ones_place_is_refused(block: StagedBlock, tmp_path: Path) -> None:

@@ -276,6 +276,21 @@ def test_a_table_without_items_is_said_so(tmp_path: Path, everything: Any) -> No
         find_scenes(everything(tmp_path / "items.parquet"))
 
 
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [("assets", "{"), ("id", "[x"), ("collection", "{y"), ("properties", "{"), ("properties", "text"), ("properties", "[1]")],
+)
+def test_a_row_of_a_table_that_is_no_item_costs_itself_only(column: str, text: str, earth_search_items: Any, tmp_path: Path, everything: Any) -> None:
+    rows = [{"id": item["id"], "collection": item["collection"], "assets": json.dumps(item["assets"])} for item in earth_search_items[:2]]
+    for row, item in zip(rows, earth_search_items, strict=False):
+        row |= {"properties": json.dumps(item["properties"]), "geometry": shapely.to_wkb(shape(item["geometry"])), "type": "Feature"}
+    rows[0][column] = text
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    result = find_scenes(everything(tmp_path / "items.parquet"), probe=None)
+    assert earth_search_items[1]["id"] in ids(result)
+    assert len(result.scenes) + len(result.refused) == 2
+
+
 # ---------------------------------------------------------------------------------------------------------------- reprocessing
 
 

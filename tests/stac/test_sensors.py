@@ -107,10 +107,16 @@ def test_the_flag_decides_where_pixels_do_not(flagged_true: dict[str, Any]) -> N
 def test_the_baseline_decides_where_neither_pixels_nor_flag_do(flagged_true: dict[str, Any]) -> None:
     item = copy.deepcopy(flagged_true)
     del item["properties"]["earthsearch:boa_offset_applied"]
-    scene = scene_of(item, None)
+    scene = scene_of(item, blue_numbers(50, 0))
     assert {band.offset for band in scene.bands.values()} == {-0.1}
     assert "no flag" in scene.calibration
-    assert "could not be read" in scene.calibration
+
+
+def test_a_baseline_alone_decides_nothing_while_the_pixels_that_could_cannot_be_read(flagged_true: dict[str, Any]) -> None:
+    item = copy.deepcopy(flagged_true)
+    del item["properties"]["earthsearch:boa_offset_applied"]
+    with pytest.raises(SceneRefused, match="could not be read now; only they could tell"):
+        scene_of(item, None)
 
 
 def test_an_almost_empty_sample_decides_nothing(flagged_false: dict[str, Any]) -> None:

@@ -1,0 +1,25 @@
+"""Which parts of a URL open what it names: they are never kept, published or printed."""
+
+from __future__ import annotations
+
+from urllib.parse import parse_qsl
+
+NAMES = frozenset(
+    {
+        *("sig", "signature", "awsaccesskeyid", "googleaccessid", "key-pair-id", "policy", "hdnea", "hdnts"),
+        *("token", "access_token", "id_token", "jwt", "auth", "authorization", "session", "credential", "credentials", "sas"),
+        *("key", "api_key", "api-key", "apikey", "access_key", "accesskey", "subscription-key", "secret", "password", "passwd", "pwd"),
+    }
+)
+PREFIXES = ("x-amz-", "x-goog-")
+"""Parameters of a query that sign it or hold a key, in lower case."""
+
+
+def is_secret(name: str) -> bool:
+    """Return whether a query's parameter of this name opens what the URL names."""
+    return name.lower() in NAMES or name.lower().startswith(PREFIXES)
+
+
+def carries_secret(query: str) -> bool:
+    """Return whether a query has such a parameter."""
+    return any(is_secret(name) for name, _ in parse_qsl(query, keep_blank_values=True))
