@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from engine.errors import ModelNotFound
 
@@ -67,8 +69,11 @@ def _download(url: str) -> Path:
         try:
             with fsspec.open(f"{url.rstrip('/')}/{name}", "rb") as source:
                 (folder / name).write_bytes(source.read())
-        except (OSError, ValueError, ImportError) as error:
-            raise ModelNotFound(f"model {url!r}: {name} could not be read ({error})") from error
+        except Exception as error:  # clients of object stores raise classes of their own, without a common root
+            shutil.rmtree(folder, ignore_errors=True)
+            who = urlsplit(url).netloc.rpartition("@")[0]
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelNotFound(f"model {url!r}: {name} could not be read ({reason.replace(f'{who}@', '***@') if who else reason})") from None
     return folder
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from engine.errors import ModelNotFound
+from engine.models import find_model
 from pipeline import cli
 from pipeline.errors import JobError, NoScenes, OutputHeld, RunInterrupted, SeriesChanged
 from pipeline.job import JobSpec
@@ -103,6 +105,15 @@ def test_a_folder_that_is_no_output_is_status_2(spexmap: Spexmap, tmp_path: Path
     status, _, err = spexmap(command, tmp_path)
     assert status == 2
     assert "output" in err
+
+
+@pytest.mark.parametrize("url", ["http://user:geheim@host/a.yaml", "https://host/a?auth=geheim", "s3://user:geheim@bucket/m"])
+def test_no_error_prints_what_opens_a_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._fail(f"there is no job file {url}, nor '{url}'", 2) == 2
+    with pytest.raises(ModelNotFound, match="could not be read") as caught:
+        find_model(url if url.startswith("s3") else "none-such://user:geheim@host/m")
+    cli._fail(str(caught.value), 2)
+    assert "geheim" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
