@@ -57,7 +57,10 @@ def _key_of(path: str) -> ItemKey | None:
     if match is None:
         return None
     series, start, end, tile, version = match.groups()
-    key = ItemKey(series, tile, date.fromisoformat(start), date.fromisoformat(end), int(version))
+    try:
+        key = ItemKey(series, tile, date.fromisoformat(start), date.fromisoformat(end), int(version))
+    except ValueError:  # 2021-99-99 is no day, and its folder none of ours
+        return None
     return key if key.path == path else None
 
 
@@ -74,6 +77,6 @@ def read_item(storage: Storage, path: str) -> Mapping[str, Any] | None:
     try:
         item = json.loads(content)
         return item if item["properties"]["spexmap:fingerprint"] else None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%s: %s): that version is made again", storage.url(path), type(error).__name__, error)
         return None

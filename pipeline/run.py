@@ -153,7 +153,7 @@ def _frozen_series(storage: Storage, name: str) -> Series | None:
         return Series.from_dict(json.loads(storage.read_bytes(path))["spexmap:series"])
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         log.warning("%s is damaged (%s) and is written again", storage.url(path), reason(error))
     records = [record for record in _records(storage) if record.series.get("name") == name]
     return Series.from_dict(records[-1].series) if records else None

@@ -1,7 +1,8 @@
 """Sentinel-2 Level-2A as Earth Search v0 and v1, the Planetary Computer, Sinergise, Copernicus and stactools publish it.
 
 The one hard thing is the offset. From processing baseline 04.00 on, ESA adds 1000 to every number; some catalogs take it off again, and what they say
-about that is sometimes wrong. So pixels decide first, then the flag, then the baseline, and the scene keeps the reason. `raster:bands` is not asked:
+about that is sometimes wrong. So pixels decide first, then the flag, then the baseline (not while the pixels cannot be read: that may pass, and the
+next run would see another map), and the scene keeps the reason. `raster:bands` is not asked:
 Earth Search publishes an offset of -0.1 there beside a flag that says it has been applied already.
 """
 

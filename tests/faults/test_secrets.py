@@ -37,7 +37,7 @@ class Left:
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A demo whose items name their files by signed URLs, as catalogs of the Planetary Computer sometimes do; one file of them is not there."""
+    """A demo whose items name themselves and their files by signed URLs, as some catalogs do; one file of them is not there."""
     folder = tmp_path_factory.mktemp("signed")
     write_demo(folder, size=128)
     items = [path for path in sorted(folder.rglob("*.json")) if json.loads(path.read_text()).get("type") == "Feature"]
@@ -46,6 +46,8 @@ def catalog(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for asset in item["assets"].values():
             place = (path.parent / asset["href"]).resolve().relative_to(folder.resolve())
             asset["href"] = f"{STORAGE}/{place}?se=2030-01-01T00:00:00Z&sig={LISTED}"
+        item["links"] = [link for link in item.get("links", []) if link["rel"] != "self"]
+        item["links"].append({"rel": "self", "href": f"{STORAGE}/{path.name}?hdnea={LISTED}"})
         path.write_text(json.dumps(item))
     (items[0].parent / "SCL.tif").unlink()
     return folder

@@ -34,7 +34,12 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"properties": {}}', b"{\xff"])
+def test_a_folder_that_is_called_like_a_period_and_is_none_is_passed_over(storage: Storage) -> None:
+    storage.write_bytes(ITEM.replace("2023-01-01", "2023-99-99"), b"{}")
+    assert published_tiles(storage, "m") == ()
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"properties": {}}', b"{\xff", b"[" * 200_000])
 def test_a_damaged_item_counts_as_not_committed(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     storage.write_bytes(ITEM, json.dumps({"properties": {"spexmap:fingerprint": "abc"}}).encode())
     assert [tile.fingerprint for tile in published_tiles(storage, "m")] == ["abc"]
