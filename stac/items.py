@@ -14,7 +14,7 @@ from pystac.utils import str_to_datetime
 
 from stac.documents import OBJECT_STORES, absolute, is_http, is_url
 from stac.errors import SceneRefused
-from stac.secrets import carries_secret
+from stac.secrets import carries_secret, is_secret
 
 _UNSAFE_ID = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.|^[.~]|^\s|\s$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -147,7 +147,7 @@ def unsigned(href: str) -> str:
         return href
     if not is_azure_blob(href):
         raise SceneRefused("its hrefs are signed or hold a key, which may expire in mid-run and must not be kept; use a catalog with unsigned hrefs")
-    kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _AZURE_SIGNATURE]
+    kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _AZURE_SIGNATURE and not is_secret(name)]
     return urlunsplit(parts._replace(query=urlencode(kept)))
 
 
