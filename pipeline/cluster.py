@@ -14,11 +14,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import psutil
 import ray
@@ -115,16 +114,21 @@ def _only_what_runs_tasks() -> Iterator[None]:
     show nothing, and lets its agent load all that a dashboard shows where that is installed. Where a version of Ray has them under other names they
     run.
     """
-    nothing: Callable[..., Any] = lambda *_, **__: None  # noqa: E731
-    left_out: list[tuple[Any, str, Callable[..., Any]]] = [
-        (Node, name, nothing) for name in ("start_monitor", "start_log_monitor", "start_api_server")
-    ]
-    left_out.append((ray._private.utils, "get_dashboard_dependency_error", lambda: ImportError("not asked for")))
-    with ExitStack() as stack:
-        for place, name, instead in left_out:
-            if hasattr(place, name):
-                stack.enter_context(patch.object(place, name, instead))
+    left_out: dict[tuple[Any, str], Any] = dict.fromkeys(((Node, name) for name in ("start_monitor", "start_log_monitor", "start_api_server")), None)
+    left_out[ray._private.utils, "get_dashboard_dependency_error"] = ImportError("not asked for")
+    methods = {(place, name): getattr(place, name) for place, name in left_out if hasattr(place, name)}
+    for place, name in methods:
+        setattr(place, name, partial(_answer, left_out[place, name]))
+    try:
         yield
+    finally:
+        for (place, name), method in methods.items():
+            setattr(place, name, method)
+
+
+def _answer(value: Any, *_: Any, **__: Any) -> Any:
+    """Return `value`, whatever else is given."""
+    return value
 
 
 @contextmanager

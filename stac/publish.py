@@ -20,7 +20,7 @@ from stac.geometry import bounds_of, geojson_of, union_of
 from stac.legend import ASSETS, asset_classes, renders
 from stac.records import ItemEntry, ItemKey, LeftOut, MapClass, PublishedFile, RasterStatistics, SeriesRecord, TileRecord
 from stac.scenes import Scene
-from stac.secrets import carries_secret
+from stac.secrets import is_signed
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS: Mapping[str, str] = {
@@ -318,7 +318,7 @@ def unsigned(href: str) -> str:
     parts = urlsplit(href)
     if not parts.netloc:
         return href
-    query = "" if carries_secret(parts.query) else parts.query
+    query = "" if is_signed(parts.query) else parts.query
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 

@@ -13,6 +13,8 @@ NAMES = frozenset(
 )
 PREFIXES = ("x-amz-", "x-goog-")
 """Parameters of a query that sign it or hold a key, in lower case."""
+COMPANIONS = frozenset({"se", "sv", "sp", "sr", "st", "skoid", "expires"})
+"""What stands beside a signature and says for what and how long it holds."""
 
 
 def is_secret(name: str) -> bool:
@@ -23,3 +25,8 @@ def is_secret(name: str) -> bool:
 def carries_secret(query: str) -> bool:
     """Return whether a query has such a parameter."""
     return any(is_secret(name) for name, _ in parse_qsl(query, keep_blank_values=True))
+
+
+def is_signed(query: str) -> bool:
+    """Return whether a query has such a parameter, or one that stands beside a signature."""
+    return carries_secret(query) or any(name.lower() in COMPANIONS for name, _ in parse_qsl(query, keep_blank_values=True))
