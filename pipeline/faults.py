@@ -202,6 +202,8 @@ def _advice(error: BaseException) -> str:
             return "check the credentials and what they may do there"
         if type(each).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
             return "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+        if type(each).__name__ == "ParamValidationError":
+            return "name a bucket and a folder in it, such as s3://maps/styria"
     return ""
 
 

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.storage import Storage
-from stac.records import ItemKey
+from stac.records import ItemEntry, ItemKey
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,9 @@ def read_item(storage: Storage, path: str) -> Mapping[str, Any] | None:
         return None
     try:
         item = json.loads(content)
+        ItemEntry.of(path, item)
+        _, _, _, _, _, _ = item["properties"]["proj:transform"]
+        _, _ = item["properties"]["proj:shape"]
         return item if item["properties"]["spexmap:fingerprint"] else None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%s: %s): that version is made again", storage.url(path), type(error).__name__, error)

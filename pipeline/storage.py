@@ -69,10 +69,16 @@ class Storage:
 
     @property
     def fs(self) -> Any:
-        """The fsspec file system (fsspec keeps one instance per process and protocol)."""
+        """The fsspec file system (fsspec keeps one instance per process and protocol); JobError where there is none for such a URL."""
+        options = s3_options(fsspec.config.conf.get("s3", {})) if self._is_s3 else {}
+        try:
+            fs = fsspec.core.url_to_fs(self.root, **options)[0]
+        except (ImportError, ValueError, OSError) as error:
+            raise JobError(
+                f"{self.shown} cannot be opened ({reason(error)}); give a folder, or a URL such as s3://bucket/folder whose package is installed"
+            ) from error
         if not self._is_s3:
-            return fsspec.core.url_to_fs(self.root)[0]
-        fs = fsspec.core.url_to_fs(self.root, **s3_options(fsspec.config.conf.get("s3", {})))[0]
+            return fs
         # Its own repetitions would multiply with botocore's and with ours: five time-outs in the place of one.
         fs.retries = 1
         return fs

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import geopandas as gpd
 import pytest
+from published_items import published_item
 from shapely.geometry import box
 
 from pipeline.catalog import check_catalog_is_ours
@@ -19,6 +20,7 @@ from pipeline.runs import RunRecord
 from pipeline.status import read_status
 from pipeline.storage import Storage
 
+WHOLE = published_item("abc")
 ITEM = "m/2023-01-01_2023-01-31/t0/v1/m_t0_2023-01-01_2023-01-31_v1.json"
 
 
@@ -27,6 +29,13 @@ def plan_rows(head: str) -> bytes:
     sink = io.BytesIO()
     gpd.GeoDataFrame({"kind": ["run"], "id": ["m"], "document": [head]}, geometry=[box(0, 0, 1, 1)], crs=4326).to_parquet(sink)
     return sink.getvalue()
+
+
+def lacking() -> list[bytes]:
+    """The item without its box, and without each of its properties."""
+    fields, properties = {"properties": WHOLE["properties"]}, dict(WHOLE["properties"])
+    less = [{key: properties[key] for key in properties if key != left} for left in properties]
+    return [json.dumps(each).encode() for each in [fields, *({**WHOLE, "properties": part} for part in less)]]
 
 
 @pytest.fixture
@@ -39,9 +48,9 @@ def test_a_folder_that_is_called_like_a_period_and_is_none_is_passed_over(storag
     assert published_tiles(storage, "m") == ()
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"properties": {}}', b"{\xff", b"[" * 200_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"properties": {}}', b"{\xff", b"[" * 200_000, *lacking()])
 def test_a_damaged_item_counts_as_not_committed(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
-    storage.write_bytes(ITEM, json.dumps({"properties": {"spexmap:fingerprint": "abc"}}).encode())
+    storage.write_bytes(ITEM, json.dumps(WHOLE).encode())
     assert [tile.fingerprint for tile in published_tiles(storage, "m")] == ["abc"]
     storage.write_bytes(ITEM, content)
     with caplog.at_level(logging.WARNING):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from affine import Affine
+from published_items import published_item
 from shapely.geometry import box
 
 from pipeline.errors import JobError
@@ -98,7 +99,7 @@ def test_a_killed_run_counts_the_tiles_whose_items_are_there(tmp_path: Path, pla
     assert (run.done, run.left) == (0, len(plan.tiles))
     for tile, fingerprint in ((plan.tiles[0], plan.tiles[0].fingerprint), (plan.tiles[1], "of an older run")):
         key = ItemKey("styria", tile.id, plan.period.start, plan.period.end, 1)
-        Storage(str(tmp_path)).write_bytes(key.path, json.dumps({"properties": {"spexmap:fingerprint": fingerprint}}).encode())
+        Storage(str(tmp_path)).write_bytes(key.path, json.dumps(published_item(fingerprint)).encode())
     (run,) = read_status(str(tmp_path))
     assert (run.done, run.left) == (1, len(plan.tiles) - 1)
 

@@ -1,11 +1,12 @@
 """What is written is whole, what is listed is there, and an output that cannot be written is refused before anything starts."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, StorageRefused
 from pipeline.storage import Storage
 
 
@@ -82,3 +83,16 @@ def test_output_with_a_password_in_its_url_is_refused_without_saying_it() -> Non
     with pytest.raises(JobError, match="output ftp://host/maps carries a password") as caught:
         Storage("ftp://mapper:passw0rd@host/maps").check_writable()
     assert "passw0rd" not in str(caught.value)
+
+
+@pytest.mark.parametrize("root", ["floppy://a", "zip://there-is-none.zip", "gs://maps/m", "abfs://maps/m"])
+def test_what_no_file_system_opens_is_a_sentence(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("gcsfs", "adlfs"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(JobError, match=f"{root} cannot be opened .*; give a folder, or a URL"):
+        Storage(root).exists("catalog.json")
+
+
+def test_a_store_without_a_bucket_is_a_sentence() -> None:
+    with pytest.raises(StorageRefused, match="name a bucket and a folder in it"):
+        Storage("s3://").exists("catalog.json")
