@@ -37,6 +37,7 @@ _KEY_OF_ERROR = {
 }
 """Errors of the other rooms by name, so that reading a job loads neither of them."""
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -373,6 +374,8 @@ def _kind(data: Any) -> str:
 
 
 def _expand(name: str, text: str, environment: Mapping[str, str]) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        raise JobError(f"source.headers: {name!r} is not the name of a header; names are letters, digits and hyphens, such as X-Api-Key")
     missing = [variable for variable in _VARIABLE.findall(text) if variable not in environment]
     if missing:
         raise JobError(f"source.headers.{name}: the environment variable {missing[0]} is not set; export it before the run")

@@ -41,7 +41,7 @@ class Attempt:
         while not reached():
             if not self.is_alive:
                 return False
-            time.sleep(0.005)
+            time.sleep(0.02)
         return True
 
 

@@ -271,6 +271,14 @@ def test_a_job_can_be_read_from_any_file_system() -> None:
     assert (job.region, job.output) == ("memory://jobs/region.geojson", "memory://jobs/out/styria")
 
 
+@pytest.mark.parametrize("name", ["X-Clé", "X Key", "X-Key:", ""])
+def test_a_name_that_no_header_has_is_refused(write: Write, name: str) -> None:
+    job = load_job(write(MINIMAL.replace("  catalog:", f"  headers: {{'{name}': plainsecret}}\n  catalog:")))
+    with pytest.raises(JobError, match=r"source\.headers: '.*' is not the name of a header") as refused:
+        job.source.resolve_headers({})
+    assert "plainsecret" not in str(refused.value)
+
+
 def test_a_header_is_expanded_only_at_use_and_never_written(write: Write) -> None:
     text = MINIMAL.replace("  catalog:", '  headers: {Authorization: "Bearer ${TOKEN}", X-Literal: plainsecret}\n  catalog:')
     job = load_job(write(text))
