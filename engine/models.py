@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import json
 import shutil
 import tempfile
 from importlib.util import find_spec
@@ -65,10 +67,14 @@ def _download(url: str) -> Path:
     import fsspec
 
     folder = Path(tempfile.mkdtemp(prefix="spexmap-model-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for name in MODEL_FILES:
         try:
             with fsspec.open(f"{url.rstrip('/')}/{name}", "rb") as source:
-                (folder / name).write_bytes(source.read())
+                content = source.read()
+            if name.endswith(".json"):
+                json.loads(content)  # a server that answers every address with a page
+            (folder / name).write_bytes(content)
         except Exception as error:  # clients of object stores raise classes of their own, without a common root
             shutil.rmtree(folder, ignore_errors=True)
             who = urlsplit(url).netloc.rpartition("@")[0]

@@ -42,6 +42,8 @@ class Patience:
 
     start: float = 600.0
     """For an actor to load its model and build its engine, or to get a place."""
+    said: float = 30.0
+    """After which the log says each time that the first actor is waited for."""
     place: float = 60.0
     """For a node that could hold an actor, once there is none."""
     ping: float = 30.0
@@ -107,10 +109,17 @@ class Fleet:
             No actor starts.
         """
         self._slots = [self._start()]
-        until = time.monotonic() + self._patience.start + self._patience.place
+        began = said = time.monotonic()
+        until = began + self._patience.start + self._patience.place
         while self._identity is None:
             self.wait(1.0)
-            if time.monotonic() > until and self._identity is None:
+            now = time.monotonic()
+            if self._identity is None and now > said + self._patience.said:
+                said = now
+                log.info(
+                    "the first actor is not ready yet; an engine that is not kept is built now (%.0f of at most %.0f s)", now - began, until - began
+                )
+            if now > until and self._identity is None:
                 raise RunInterrupted(f"no segmenting actor was ready within {self._patience.start:.0f} s; run the same command again")
         batch, device = self._identity["batch"][0], self._identity["device"]
         self._settings = replace(self._settings, batch=batch, batch_device=device)

@@ -226,6 +226,17 @@ class JobSpec(_Section):
             raise _error(str(error)) from None
         return period
 
+    @field_validator("output")
+    @classmethod
+    def _output_is_one_place(cls, output: str) -> str:
+        if not output.isprintable() or not output.strip():
+            raise _error("is blank or has characters that no path has")
+        if "::" in output:
+            raise _error("is a chain of places (::); name one folder or URL")
+        if output.startswith("~") or (output.startswith("file://") and not output.startswith("file:///")):
+            raise _error("is not the path of a folder; write it in full, such as /data/maps (~ is the shell's, and a file URL has three slashes)")
+        return output
+
     @field_validator("classes")
     @classmethod
     def _classes_are_distinct(cls, classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
@@ -356,8 +367,10 @@ def override(data: dict[str, Any], text: str) -> tuple[str, ...]:
         raise JobError(f"--set {text.partition('=')[0]}: write key=value, for example --set grid.resolution=20")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise JobError(f"--set {key}: the value is not YAML; quote it for the shell, for example --set 'exclude=[a, b]'") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise JobError(
+            f"--set {key}: the value is not YAML, or no date that there is; quote it for the shell, for example --set 'exclude=[a, b]'"
+        ) from None
     section = data
     for part in path[:-1]:
         inner = section.get(part)

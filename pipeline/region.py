@@ -94,11 +94,13 @@ def from_degrees(geometry: BaseGeometry, crs: str) -> BaseGeometry:
     """Return polygons in degrees in `crs`, joined where they were split at the antimeridian; raises GridError where `crs` is not defined."""
     transformer = _transformer("EPSG:4326", crs)
     projected = _transform(shapely.segmentize(geometry, _STEP), transformer)
-    if not np.isfinite(shapely.get_coordinates(projected)).all():
-        raise GridError(f"grid.crs: {crs} is not defined where the region lies ({bounds_words(geometry.bounds)}); choose another CRS, or auto")
-    parts = polygons(shapely.make_valid(projected))
+    finite = np.isfinite(shapely.get_coordinates(projected)).all()
+    parts = polygons(shapely.make_valid(projected)) if finite else []
     # The two sides of a split at the antimeridian come out a rounding apart; a grid a millionth of the region wide closes the gap.
-    return shapely.union_all(parts) if len(parts) < 2 else shapely.union_all(parts, grid_size=_extent(projected) * 1e-9)
+    joined = shapely.union_all(parts, grid_size=_extent(projected) * 1e-9 if len(parts) > 1 else None)
+    if joined.is_empty:  # the whole world in a UTM zone: a line there and back
+        raise GridError(f"grid.crs: {crs} is not defined where the region lies ({bounds_words(geometry.bounds)}); choose another CRS, or auto")
+    return joined
 
 
 def to_degrees(geometry: BaseGeometry, crs: str, steps: int = 1024) -> BaseGeometry:

@@ -151,7 +151,7 @@ def _frozen_series(storage: Storage, name: str) -> Series | None:
     path = collection_path(name)
     try:
         return Series.from_dict(json.loads(storage.read_bytes(path))["spexmap:series"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         pass
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         log.warning("%s is damaged (%s) and is written again", storage.url(path), reason(error))

@@ -137,7 +137,7 @@ class Storage:
         """Return the whole file at `path`, None where there is none."""
         try:
             return self.read_bytes(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def write_bytes(self, path: str, data: bytes, has_checksum: bool = False) -> None:

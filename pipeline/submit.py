@@ -15,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from pipeline.errors import JobError, RunInterrupted
 from pipeline.faults import reason, without_secrets
 from pipeline.job import JobSpec, load_job
+from stac.deadline import within
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,12 @@ STATUSES = (0, 1, 2, 3, 4, 130, 143)
 """What `spexmap run` ends with; anything else did not come from it."""
 STOPPED, UNKNOWN = 143, 3
 
-_FAULTS = (RuntimeError, OSError, RayError, aiohttp.ClientError)
-"""What the client of the Jobs API raises."""
+ANSWER_SECONDS, UPLOAD_SECONDS = 30.0, 300.0
+"""Limits of a call of the Jobs API, and of the one that takes the files along: its client has none."""
+TAIL_SECONDS = 300.0
+"""So long a log is listened to before the cluster is asked whether the job still runs: a connection may be gone without a word."""
+_FAULTS = (RuntimeError, OSError, RayError, aiohttp.ClientError, KeyError, TypeError, ValueError)
+"""What the client of the Jobs API raises; the last three where what answers is no Ray."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +193,8 @@ def submit(package: Package, address: str) -> int:
     with tempfile.TemporaryDirectory(prefix="spexmap-") as folder:
         package.write(Path(folder))
         try:
-            job = client.submit_job(entrypoint=f"exec {shlex.join(package.command)}", runtime_env={"working_dir": folder})
+            entrypoint = f"exec {shlex.join(package.command)}"
+            job = within(UPLOAD_SECONDS, partial(client.submit_job, entrypoint=entrypoint, runtime_env={"working_dir": folder}))
         except _FAULTS as error:
             raise _refused(address, error) from error
     log.info("job %s runs on %s", job, address)
@@ -201,7 +209,7 @@ def _client(address: str) -> JobSubmissionClient:
     if not address.startswith(("http://", "https://")):
         raise JobError(f"--address {address}: give the URL of the cluster's dashboard, such as http://127.0.0.1:8265")
     try:
-        return JobSubmissionClient(address)
+        return within(ANSWER_SECONDS, partial(JobSubmissionClient, address))
     except _FAULTS as error:
         raise _refused(address, error) from error
 
@@ -219,8 +227,9 @@ def _followed(client: JobSubmissionClient, job: str) -> Any:
     until = time.monotonic() + LOST_SECONDS
     while True:
         try:
-            asyncio.run(_tail(client, job, printer))
-            info = client.get_job_info(job)
+            with suppress(TimeoutError):
+                asyncio.run(asyncio.wait_for(_tail(client, job, printer), TAIL_SECONDS))
+            info = within(ANSWER_SECONDS, partial(client.get_job_info, job))
             if info.status.is_terminal():
                 return info
             until = time.monotonic() + LOST_SECONDS
@@ -275,9 +284,9 @@ def _exit_status(info: Any) -> int:
 def _stop(client: JobSubmissionClient, job: str) -> None:
     """Stop a job and wait a while until it has ended."""
     try:
-        client.stop_job(job)
+        within(STOP_SECONDS, partial(client.stop_job, job))
         until = time.monotonic() + STOP_SECONDS
-        while not client.get_job_status(job).is_terminal() and time.monotonic() < until:
+        while not within(STOP_SECONDS, partial(client.get_job_status, job)).is_terminal() and time.monotonic() < until:
             time.sleep(0.2)
         log.info("job %s is stopped", job)
     except _FAULTS as error:

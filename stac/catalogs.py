@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from stac.documents import Documents, absolute, is_http, is_url, links_of, local_path, public
-from stac.errors import CatalogError, CatalogMissing, CatalogNotJson, UnknownCollection
+from stac.documents import Documents, absolute, failure, is_broken, is_http, is_url, links_of, local_path, public, shown
+from stac.errors import CatalogError, CatalogLinkBroken, CatalogMissing, CatalogNotJson, UnknownCollection
 from stac.geoparquet import geoparquet_items
 from stac.items import self_href
 from stac.query import Query
@@ -72,12 +72,13 @@ def _location(catalog: str) -> str:
         return catalog
     try:
         path = Path(local_path(catalog)).resolve()
-    except ValueError as error:
-        raise CatalogError(f"{catalog!r} is neither a path nor a URL: {error}") from None
-    if path.is_dir():
-        path = next((path / name for name in ("catalog.json", "collection.json") if (path / name).is_file()), path / "catalog.json")
-    if not path.is_file():
-        raise CatalogError(f"there is no catalog at {path}")
+        if path.is_dir():
+            path = next((path / name for name in ("catalog.json", "collection.json") if (path / name).is_file()), path / "catalog.json")
+        is_there, is_file = path.exists(), path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # a loop of links is a RuntimeError until Python 3.13
+        raise CatalogError(f"{shown(catalog)!r} is neither a path nor a URL: {failure(error)}") from None
+    if not is_file:
+        raise CatalogError(f"there is no catalog at {path}{' (it is a pipe or a device, not a file)' if is_there else ''}")
     return str(path)
 
 
@@ -168,7 +169,7 @@ class _StaticCatalog:
     def _note(self, document: Mapping[str, Any], href: str, name: str | None) -> None:
         if name:
             self._collections.add(name)
-        relations = {link.get("rel") for link in links_of(document)}
+        relations = {str(link.get("rel")) for link in links_of(document)}
         if "items" in relations and not relations & {"item", "child"}:
             raise CatalogError(f"{public(href)} is a collection of a STAC API: give the API's root as catalog and {name!r} as collection")
 
@@ -178,7 +179,7 @@ class _StaticCatalog:
         for link in links_of(document):
             if link.get("rel") == relation:
                 href = absolute(link["href"], base)
-                if href not in self._seen and (is_url(href) or not is_url(base)):
+                if href not in self._seen and (is_url(href) or is_broken(href) or not is_url(base)):
                     self._seen.add(href)
                     fresh.append(href)
         if len(self._seen) > MOST_DOCUMENTS:
@@ -211,9 +212,9 @@ class _StaticCatalog:
         """Return an item's document; one that is not there, or is none, costs that item only."""
         try:
             document = self._documents.json(href)
-        except (CatalogMissing, CatalogNotJson) as error:
+        except (CatalogMissing, CatalogLinkBroken, CatalogNotJson) as error:
             return Found({}, href, href, str(error))
-        return document if isinstance(document, Mapping) else Found({}, href, href, f"{public(href)} is not a STAC document")
+        return document if isinstance(document, Mapping) else Found({}, href, href, f"{shown(href)} is not a STAC document")
 
     def _object(self, href: str) -> Mapping[str, Any]:
         document = self._documents.json(href)

@@ -6,10 +6,12 @@ are attached when a request leaves, and so appear in no log.
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import posixpath
 import re
+import stat
 import zlib
 from collections.abc import Mapping
 from functools import partial
@@ -25,7 +27,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from urllib3.util import Retry
 
 from stac.deadline import within
-from stac.errors import CatalogError, CatalogMissing, CatalogNotJson
+from stac.errors import CatalogError, CatalogLinkBroken, CatalogMissing, CatalogNotJson
 from stac.quiet_logs import hide_queries
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ WHOLE_SECONDS = 900.0
 TIMEOUT = (10.0, 60.0)
 """Seconds to wait for a connection, and for each read."""
 OBJECT_STORES = ("s3", "gs")
+_LONGEST = 500
+"""Characters of a link that a message names."""
 MOST_BYTES = 2**30
 """A packed document that grows beyond this is refused."""
 
@@ -123,9 +127,14 @@ class Documents:
 
         Raises
         ------
+        CatalogMissing
+            It is not there.
+        CatalogLinkBroken
+            `href` can name no document.
         CatalogError
-            Not found, or a server that kept failing.
+            A server that kept failing, or a file that cannot be read.
         """
+        _require_possible(href)
         try:
             if is_http(href):
                 return self._download(href)
@@ -133,9 +142,9 @@ class Documents:
                 return _object(href)
             return Path(local_path(href)).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-            raise CatalogMissing(f"cannot read {public(href)}: {failure(error)}") from None
+            raise CatalogMissing(f"cannot read {shown(href)}: {failure(error)}") from None
         except (OSError, ValueError) as error:
-            raise CatalogError(f"cannot read {public(href)}: {failure(error)}") from None
+            raise CatalogError(f"cannot read {shown(href)}: {failure(error)}") from None
 
     def status(self, href: str) -> int:
         """Return the HTTP status that a URL answers with; raises `CatalogError` where nothing answers."""
@@ -149,9 +158,9 @@ class Documents:
         try:
             return json.loads(unpacked(self.content(href)))
         except (ValueError, zlib.error, EOFError) as error:
-            raise CatalogNotJson(f"{public(href)} is not JSON: {error}") from None
+            raise CatalogNotJson(f"{shown(href)} is not JSON: {error}") from None
         except RecursionError:
-            raise CatalogNotJson(f"{public(href)} is not JSON of a catalog: it is nested too deep") from None
+            raise CatalogNotJson(f"{shown(href)} is not JSON of a catalog: it is nested too deep") from None
 
     def _download(self, href: str) -> bytes:
         response = self.session.get(href)
@@ -191,6 +200,24 @@ def unpacked(content: bytes) -> bytes:
     return plain
 
 
+def _require_possible(href: str) -> None:
+    """Raise CatalogLinkBroken where `href` can name no document: no URL, a path that no file can have, a pipe. No server is asked."""
+    kind = stat.S_IFREG
+    try:
+        urlsplit(href)
+        if is_http(href):
+            requests.Request("GET", href).prepare()
+        elif not is_url(href):
+            kind = stat.S_IFMT(Path(local_path(href)).stat().st_mode)
+    except ValueError:
+        raise CatalogLinkBroken(f"cannot read {shown(href)}: it is neither a URL nor the path of a file") from None
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise CatalogLinkBroken(f"cannot read {shown(href)}: {failure(error)}") from None
+    if kind not in (stat.S_IFREG, stat.S_IFDIR):
+        raise CatalogLinkBroken(f"cannot read {shown(href)}: it is a pipe or a device, not a file")
+
+
 def _object(href: str) -> bytes:
     try:
         with fsspec.open(href, "rb") as file:
@@ -219,14 +246,26 @@ def scheme(href: str) -> str:
         return ""
 
 
+def is_broken(href: str) -> bool:
+    """Return whether `href` looks like a URL and is none."""
+    try:
+        urlsplit(href)
+    except ValueError:
+        return True
+    return False
+
+
 def local_path(href: str) -> str:
     """Return the local path that `href` names: itself, or what a file:// URL says."""
     return url2pathname(urlsplit(href).path) if href.startswith("file://") else href
 
 
 def absolute(href: str, base: str) -> str:
-    """Return `href` as an absolute URL or path, resolved against the document `base` that holds it; paths stay paths, URLs URLs."""
-    if "://" in href or href.startswith("/vsi"):
+    """Return `href` as an absolute URL or path, resolved against the document `base` that holds it.
+
+    Paths stay paths, URLs URLs, and what looks like a URL and is none stays as it is.
+    """
+    if "://" in href or href.startswith("/vsi") or (is_url(base) and is_broken(href)):
         return href
     if is_url(base):
         return _join_url(base, href)
@@ -245,8 +284,17 @@ def public(href: str) -> str:
     """Return `href` as it may be shown: without user, password, query and fragment."""
     if "://" not in href:
         return href
+    if is_broken(href):
+        return re.sub(r"//.*@", "//", re.split(r"[?#]", href, maxsplit=1)[0])
     parts = urlsplit(href)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def shown(href: str) -> str:
+    """Return `href` as a message may name it: public, of a bearable length, and without characters that garble a line."""
+    text = public(href)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def failure(error: Exception) -> str:

@@ -11,6 +11,10 @@ class CatalogMissing(CatalogError):
     """A document that a catalog names is not there: a plain no, not a server that failed."""
 
 
+class CatalogLinkBroken(CatalogError):
+    """A link of a catalog can name no document: it is neither URL nor path, or names what is no file."""
+
+
 class CatalogNotJson(CatalogError):
     """A document that a catalog names is there and is not JSON."""
 

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stac.errors import CatalogError
 
 _TOP_LEVEL = ("type", "stac_version", "stac_extensions", "id", "links", "assets", "collection")
 _ROWS = 512
+_UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 
 
 def geoparquet_items(source: str | bytes, name: str) -> Iterator[dict[str, Any]]:
@@ -37,17 +39,32 @@ def geoparquet_items(source: str | bytes, name: str) -> Iterator[dict[str, Any]]
     """
     try:
         table = pq.ParquetFile(io.BytesIO(source) if isinstance(source, bytes) else Path(source))
-    except (pa.ArrowInvalid, OSError) as error:
+        missing = {"id", "geometry", "assets"} - set(table.schema_arrow.names)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CatalogError(f"{name} is not a GeoParquet file: {error}") from None
-    missing = {"id", "geometry", "assets"} - set(table.schema_arrow.names)
     if missing:
         raise CatalogError(f"{name} does not hold STAC items: it has no column {', '.join(sorted(missing))}")
     try:
         for batch in table.iter_batches(batch_size=_ROWS):
-            for row in batch.to_pylist():
-                yield _document(row)
-    except (pa.ArrowException, OSError) as error:
+            yield from map(_document, _rows(batch))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise CatalogError(f"{name} cannot be read to its end: {error}") from None
+
+
+def _rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Return a batch's rows; a value that Python cannot hold (a time of the year 300,000, an unknown zone, text that is none) is null."""
+    try:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+    except _UNREADABLE:
+        rows = [{name: _value(column[row]) for name, column in zip(batch.schema.names, batch, strict=True)} for row in range(batch.num_rows)]
+    return rows
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    try:
+        return scalar.as_py()
+    except _UNREADABLE:
+        return None
 
 
 def _document(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,11 +96,13 @@ def _parsed(value: Any) -> Any:
 
 
 def _json(value: Any) -> Any:
-    """Return an Arrow value as JSON has it: no nulls that only fill a struct, times as text."""
+    """Return an Arrow value as JSON has it: no nulls that only fill a struct; times, days, durations and what else JSON has not as text."""
     if isinstance(value, Mapping):
         return {key: _json(entry) for key, entry in value.items() if entry is not None and not isinstance(entry, bytes)}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [_json(entry) for entry in value]
     if isinstance(value, datetime):
         return (value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC).isoformat().replace("+00:00", "Z")
-    return value
+    if isinstance(value, Decimal):
+        return float(value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)

@@ -12,17 +12,18 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import pystac
 from pystac.utils import str_to_datetime
 
-from stac.documents import OBJECT_STORES, absolute, is_http, is_url
+from stac.documents import OBJECT_STORES, absolute, is_broken, is_http, is_url
 from stac.errors import SceneRefused
 from stac.secrets import carries_secret, is_secret
 
-_UNSAFE_ID = re.compile(r"[/\\\x00-\x1f\x7f]|\.\.|^[.~]|^\s|\s$")
+_UNSAFE_ID = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]|\.\.|^[.~]|^\s|\s$")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_ONE_SLASH = re.compile(r"(https?|file|s3|gs):/(?!/)", re.IGNORECASE)
 _AZURE_SIGNATURE = frozenset({"st", "se", "sp", "sv", "sr", "sig", "ske", "sks", "skt", "skv", "skoid", "sktid", "spr", "sip"})
 
 
 def item_id(document: Mapping[str, Any]) -> str:
-    """Return the item's id; raises `SceneRefused` where it is missing or could act as a path."""
+    """Return the item's id; raises `SceneRefused` where it is missing, could act as a path or would garble a line."""
     name = document.get("id")
     if not isinstance(name, str) or not name:
         raise SceneRefused("it has no id")
@@ -31,7 +32,7 @@ def item_id(document: Mapping[str, Any]) -> str:
     except UnicodeEncodeError:
         raise SceneRefused("its id is not text (it has half a character)") from None
     if _UNSAFE_ID.search(name) or len(name) > 200:
-        raise SceneRefused("its id has characters that could act as a path, or is longer than 200 characters")
+        raise SceneRefused("its id has characters that could act as a path or garble a line, or is longer than 200 characters")
     return name
 
 
@@ -87,7 +88,7 @@ def read_item(document: Mapping[str, Any], base: str, href: str | None = None) -
     for asset in item.assets.values():
         asset.href = absolute(asset.href, base) if asset.href.strip() else ""
     if is_url(base):
-        item.assets = {key: asset for key, asset in item.assets.items() if is_url(asset.href)}
+        item.assets = {key: asset for key, asset in item.assets.items() if is_url(asset.href) or is_broken(asset.href)}
     return item
 
 
@@ -143,12 +144,14 @@ def unsigned(href: str) -> str:
         raise SceneRefused(f"its files lie at {parts.scheme}://, which is not read here (https, s3, gs or local paths are)")
     if "@" in parts.netloc:
         raise SceneRefused("its hrefs carry a user name or password")
-    if not carries_secret(parts.query):
+    if _ONE_SLASH.match(href):
+        raise SceneRefused("one of its hrefs is not a URL: it has one slash after its scheme")
+    if not carries_secret(parts):
         return href
     if not is_azure_blob(href):
         raise SceneRefused("its hrefs are signed or hold a key, which may expire in mid-run and must not be kept; use a catalog with unsigned hrefs")
     kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _AZURE_SIGNATURE and not is_secret(name)]
-    return urlunsplit(parts._replace(query=urlencode(kept)))
+    return urlunsplit(parts._replace(query=urlencode(kept), fragment=""))
 
 
 def is_azure_blob(href: str) -> bool:

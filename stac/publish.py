@@ -314,11 +314,11 @@ def relative_href(path: str, folder: str) -> str:
 
 
 def unsigned(href: str) -> str:
-    """Return the href without a signature: a query that carries one is dropped whole, and so are user name and password."""
+    """Return the href without a signature: a query that carries one is dropped whole, and so are user name, password and fragment."""
     parts = urlsplit(href)
     if not parts.netloc:
         return href
-    query = "" if is_signed(parts.query) else parts.query
+    query = "" if is_signed(parts) else parts.query
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, query, ""))
 
 

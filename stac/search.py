@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import shapely
 
+from spexmap import SpexmapError
 from stac.acquisitions import Candidate, by_acquisition
 from stac.catalogs import Found, find_items
-from stac.documents import public
+from stac.documents import failure, shown
 from stac.errors import SceneRefused
 from stac.footprints import footprint
 from stac.items import acquired, item_id, read_item
@@ -24,6 +25,8 @@ __all__ = ["Query", "Refusal", "SearchResult", "find_scenes"]
 
 PROBES = 8
 """Scenes whose pixels are looked at at a time."""
+_ODD = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError)
+"""What reading an odd item raises, refusals among it: one such item must not cost the others."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def find_scenes(query: Query, probe: Probe | None = sample_numbers) -> SearchRes
     for found in find_items(query):
         try:
             candidates += _candidate(found, query)
-        except SceneRefused as error:
-            refused.append(Refusal(_shown_id(found), str(error)))
+        except _ODD as error:
+            refused.append(Refusal(_shown_id(found), _reason(error)))
     with ThreadPoolExecutor(PROBES) as pool:
         outcomes = list(pool.map(lambda group: _newest(group, query.max_cloud_cover, probe), by_acquisition(candidates)))
     return _result(outcomes, refused)
@@ -108,8 +111,8 @@ def _newest(group: Sequence[Candidate], max_cloud_cover: float | None, probe: Pr
             break
         try:
             scene = candidate.profile.to_scene(candidate.item, probe)
-        except SceneRefused as error:
-            refused.append(Refusal(candidate.item.id, str(error)))
+        except _ODD as error:
+            refused.append(Refusal(candidate.item.id, _reason(error)))
             continue
         older = {other.item.id for other in group[rank + 1 :]} - {scene.id}
         return _Outcome(scene, tuple(refused), tuple(older))
@@ -130,9 +133,18 @@ def _result(outcomes: Iterable[_Outcome], refused: Iterable[Refusal]) -> SearchR
     return SearchResult(tuple(scenes.values()), tuple(sorted(everything, key=lambda r: (r.id, r.reason))), tuple(sorted(superseded)))
 
 
+def _reason(error: Exception) -> str:
+    """Return why an item is refused; raises `error` again where it is one of spexmap's own that ends the search."""
+    if isinstance(error, SceneRefused):
+        return str(error)
+    if isinstance(error, SpexmapError):
+        raise error
+    return f"it is not understood ({type(error).__name__}: {failure(error)[:200]})"
+
+
 def _shown_id(found: Found) -> str:
     """Return an item's id as it may be printed."""
     name = found.document.get("id")
     if isinstance(name, str) and name:
         return name[:200].encode("unicode_escape").decode()
-    return public(found.href) if found.problem and found.href else "(no id)"
+    return shown(found.href) if found.problem and found.href else "(no id)"

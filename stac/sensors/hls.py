@@ -10,7 +10,7 @@ from stac.errors import SceneRefused
 from stac.items import acquired
 from stac.probe import Probe
 from stac.scenes import MaskSource, Scene
-from stac.sensors.profile import Acquisition, band, first_key, make_scene, text_of, time_rank
+from stac.sensors.profile import Acquisition, band, first_key, make_scene, require_own_bands, text_of, time_rank
 
 SCALE = 1e-4
 NODATA = -9999
@@ -52,14 +52,16 @@ class Hls:
         return Acquisition(place, acquired({"properties": item.properties}), version)
 
     def to_scene(self, item: pystac.Item, probe: Probe | None) -> Scene:
-        """Return the item as a scene; raises `SceneRefused` where it is neither L30 nor S30 or has no Fmask."""
+        """Return the item as a scene; raises `SceneRefused` where it is neither L30 nor S30, has no Fmask, or swaps its bands."""
         product = _product(item)
-        bands = {name: band(item, key, SCALE, 0.0, NODATA) for key, name in _BANDS[product].items() if key in item.assets}
-        if not bands:
+        keys = {name: key for key, name in _BANDS[product].items() if key in item.assets}
+        if not keys:
             raise SceneRefused(f"none of its assets is a reflectance band of HLS {product}")
         fmask = first_key(item, ("Fmask", "fmask", "FMASK"))
         if fmask is None:
             raise SceneRefused("it has no Fmask, so clouds could not be told from land")
+        require_own_bands(item, keys)
+        bands = {name: band(item, key, SCALE, 0.0, NODATA) for name, key in keys.items()}
         mask = MaskSource(band(item, fmask, 1, 0, FILL).href, nodata=FILL, cloud_bits=CLOUD_BITS)
         version = _granule(item).get("version", "not stated")
         return make_scene(item, self.name, bands, mask, f"{product} version {version}", f"scale 0.0001, offset 0: HLS {product}")

@@ -10,7 +10,7 @@ from stac.errors import SceneRefused
 from stac.items import acquired
 from stac.probe import Probe
 from stac.scenes import MaskSource, Scene
-from stac.sensors.profile import Acquisition, band, common_names, first_key, make_scene, text_of, time_rank
+from stac.sensors.profile import Acquisition, band, first_key, make_scene, require_own_bands, text_of, time_rank
 
 SCALE, OFFSET = 0.0000275, -0.2
 CLOUD_BITS = (1, 2, 3, 4)
@@ -49,17 +49,19 @@ class Landsat:
         return Acquisition((self.name, str(_satellite(item)), product.get("place", place)), acquired({"properties": item.properties}), version)
 
     def to_scene(self, item: pystac.Item, probe: Probe | None) -> Scene:
-        """Return the item as a scene; raises `SceneRefused` for other levels, collections and the multispectral scanner."""
+        """Return the item as a scene; raises `SceneRefused` for other levels, collections, the multispectral scanner and swapped bands."""
         satellite = _require_level_2(item)
-        bands = {}
+        keys: dict[str, str] = {}
         for key in item.assets:
-            if (name := _band_name(item.assets[key], key, satellite)) and name not in bands:
-                bands[name] = band(item, key, SCALE, OFFSET, 0)
-        if not bands:
+            if name := _band_name(key, satellite):
+                keys.setdefault(name, key)
+        if not keys:
             raise SceneRefused("it has no surface reflectance bands")
         quality = first_key(item, ("qa_pixel", "QA_PIXEL", "QA_PIXEL.TIF"))
         if quality is None:
             raise SceneRefused("it has no QA_PIXEL, so clouds could not be told from land")
+        require_own_bands(item, keys)
+        bands = {name: band(item, key, SCALE, OFFSET, 0) for name, key in keys.items()}
         mask = MaskSource(band(item, quality, 1, 0, FILL).href, nodata=FILL, cloud_bits=CLOUD_BITS, fill_bits=FILL_BITS)
         return make_scene(item, self.name, bands, mask, _processing(item), "scale 0.0000275, offset -0.2: Landsat Collection 2 Level 2")
 
@@ -96,14 +98,9 @@ def _require_level_2(item: pystac.Item) -> int:
     return satellite
 
 
-def _band_name(asset: pystac.Asset, key: str, satellite: int) -> str | None:
-    """Return the canonical name of a surface reflectance asset: its own common name, or what its key means on this satellite."""
-    short = key.lower().removesuffix(".tif").removeprefix("sr_")
-    meant = (_NAMED | _BANDS[satellite]).get(short)
-    said = common_names(asset)
-    if meant and len(said) == 1 and said[0] in _NAMED:
-        return said[0]
-    return meant
+def _band_name(key: str, satellite: int) -> str | None:
+    """Return the canonical name of a surface reflectance asset: what its key means on this satellite."""
+    return (_NAMED | _BANDS[satellite]).get(key.lower().removesuffix(".tif").removeprefix("sr_"))
 
 
 def _processing(item: pystac.Item) -> str:

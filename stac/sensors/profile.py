@@ -31,6 +31,12 @@ BAND_NAMES = (
 )
 """Canonical band names (STAC eo common names) in order of wavelength."""
 
+_INFRARED = "red edge or near infrared"
+_KINDS = {name: name for name in (*BAND_NAMES, "yellow", "pan", "cirrus", "lwir", "lwir11", "lwir12")} | dict.fromkeys(
+    ("rededge", "rededge071", "rededge075", "rededge078", "nir", "nir08", "nir09"), _INFRARED
+)
+"""Common names by what all publishers mean alike: red edge and near infrared vary (nir08 is nir in HLS L30, rededge in some Sentinel-2)."""
+
 _TEXTS = ("platform", "constellation", "license")
 """Properties of an item that a scene keeps beside its instruments and its ground sampling distance."""
 
@@ -122,20 +128,28 @@ def band(item: pystac.Item, key: str, scale: float, offset: float, nodata: float
     return BandSource(unsigned(item.assets[key].href), index, scale, offset, nodata)
 
 
+def require_own_bands(item: pystac.Item, keys: Mapping[str, str]) -> None:
+    """Raise SceneRefused where an asset says that it is another band than its key means; `keys` names the asset of each band."""
+    for name, key in keys.items():
+        said = common_names(item.assets[key])
+        if len(said) == 1 and said[0] in _KINDS and _KINDS[said[0]] != _KINDS[name]:
+            raise SceneRefused(f"its asset {key} says that it is {said[0]} and not {name}: bands are swapped, or the item is wrong")
+
+
 def first_key(item: pystac.Item, keys: Sequence[str]) -> str | None:
     """Return the first of `keys` that names an asset of the item."""
     return next((key for key in keys if key in item.assets), None)
 
 
-def described_bands(asset: pystac.Asset) -> list[Mapping[str, Any]]:
-    """Return what an asset says about its bands, as `bands` (STAC 1.1) or `eo:bands` has it."""
-    listed = asset.extra_fields.get("bands") or asset.extra_fields.get("eo:bands")
-    return [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
-
-
 def common_names(asset: pystac.Asset) -> list[str | None]:
-    """Return the common name of each band of an asset, None where one has none."""
-    said = (entry.get("eo:common_name") or entry.get("common_name") for entry in described_bands(asset))
+    """Return the common name of each band of an asset, None where one has none, as `bands` (STAC 1.1) or else `eo:bands` says."""
+    said = [_names_in(asset.extra_fields.get(field)) for field in ("bands", "eo:bands")]
+    return next((names for names in said if any(names)), said[0] or said[1])
+
+
+def _names_in(listed: Any) -> list[str | None]:
+    entries = [entry for entry in listed if isinstance(entry, Mapping)] if isinstance(listed, list) else []
+    said = (entry.get("eo:common_name") or entry.get("common_name") for entry in entries)
     return [name if isinstance(name, str) else None for name in said]
 
 

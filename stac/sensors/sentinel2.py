@@ -9,7 +9,6 @@ Earth Search publishes an offset of -0.1 there beside a flag that says it has be
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -19,7 +18,7 @@ from stac.errors import SceneRefused
 from stac.items import acquired
 from stac.probe import Probe
 from stac.scenes import BandSource, MaskSource, Scene
-from stac.sensors.profile import Acquisition, band, common_names, first_key, make_scene, text_of, time_of, time_rank
+from stac.sensors.profile import Acquisition, band, first_key, make_scene, require_own_bands, text_of, time_of, time_rank
 
 SCALE = 1e-4
 OFFSET = -0.1
@@ -48,8 +47,6 @@ _KEYS = {
     "swir16": ("swir16", "B11"),
     "swir22": ("swir22", "B12"),
 }
-_SETTLED = frozenset({"coastal", "blue", "green", "red", "nir", "swir16", "swir22"})
-"""Common names that all publishers use alike."""
 _RESOLUTIONS = ("", "_10m", "_20m", "_60m")
 _FLAGS = tuple(f"{prefix}:boa_offset_applied" for prefix in ("earthsearch", "s2", "sentinel2", "sentinel"))
 _PREFIXES = ("s2", "sentinel2", "sentinel")
@@ -76,7 +73,7 @@ class Sentinel2:
             _baseline(item) or (-1, -1),
             time_rank(item, *(f"{prefix}:generation_time" for prefix in _PREFIXES)),
             time_rank(item, "created", "updated"),
-            int(sequence) if sequence.isdigit() else -1,
+            int(sequence) if re.fullmatch("[0-9]{1,9}", sequence) else -1,
         )
         return Acquisition((self.name, platform, _tile(item)), acquired({"properties": item.properties}), version)
 
@@ -89,7 +86,7 @@ class Sentinel2:
         scl = _finest(item, ("scl", "SCL"))
         if scl is None:
             raise SceneRefused("it has no scene classification (SCL), so clouds could not be told from land")
-        _require_own_bands(item, keys)
+        require_own_bands(item, keys)
         numbers = {name: band(item, key, SCALE, 0.0, 0) for name, key in keys.items()}
         offset, reason = _offset(item, numbers.get("blue"), probe)
         bands = {name: band(item, key, SCALE, offset, 0) for name, key in keys.items()}
@@ -99,14 +96,6 @@ class Sentinel2:
 
 def _finest(item: pystac.Item, stems: tuple[str, ...]) -> str | None:
     return first_key(item, [stem + resolution for stem in stems for resolution in _RESOLUTIONS])
-
-
-def _require_own_bands(item: pystac.Item, keys: Mapping[str, str]) -> None:
-    """Raise SceneRefused where an asset says that it is another band than its key means; the names within red edge and infrared vary too much."""
-    for name, key in keys.items():
-        said = common_names(item.assets[key])
-        if name in _SETTLED and len(said) == 1 and said[0] in _SETTLED and said[0] != name:
-            raise SceneRefused(f"its asset {key} says that it is {said[0]}: bands are swapped, or the item is wrong")
 
 
 def _require_level_2a(item: pystac.Item) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import fsspec
 import pytest
 import yaml
 
@@ -105,6 +106,13 @@ def test_a_folder_that_is_no_output_is_status_2(spexmap: Spexmap, tmp_path: Path
     status, _, err = spexmap(command, tmp_path)
     assert status == 2
     assert "output" in err
+
+
+def test_a_page_in_the_place_of_a_model_is_said_by_its_url() -> None:
+    with fsspec.open("memory://pages/model/config.json", "wb") as stream:
+        stream.write(b"<html>not here</html>")
+    with pytest.raises(ModelNotFound, match=r"model 'memory://pages/model': config\.json could not be read \(JSONDecodeError"):
+        find_model("memory://pages/model")
 
 
 @pytest.mark.parametrize("url", ["http://user:geheim@host/a.yaml", "https://host/a?auth=geheim", "s3://user:geheim@bucket/m"])

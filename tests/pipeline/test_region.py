@@ -76,6 +76,11 @@ def test_a_projected_file_keeps_its_outline(tmp_path: Path) -> None:
     assert again.symmetric_difference(square).area / square.area < 1e-5
 
 
+def test_the_whole_world_in_one_utm_zone_is_a_sentence() -> None:
+    with pytest.raises(GridError, match="EPSG:32632 is not defined where the region lies"):
+        load_region([-180, -90, 180, 90]).to_crs("EPSG:32632")
+
+
 def test_parallels_are_followed_into_another_crs() -> None:
     wide = load_region([0, 50, 30, 51]).to_crs("EPSG:3035")
     straight = from_degrees(Polygon([(0, 50), (30, 50), (30, 51), (0, 51)]), "EPSG:3035")

@@ -96,3 +96,8 @@ def test_what_no_file_system_opens_is_a_sentence(root: str, monkeypatch: pytest.
 def test_a_store_without_a_bucket_is_a_sentence() -> None:
     with pytest.raises(StorageRefused, match="name a bucket and a folder in it"):
         Storage("s3://").exists("catalog.json")
+
+
+def test_below_a_file_nothing_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"-")
+    assert Storage(str(tmp_path / "file")).read_if_there("catalog.json") is None

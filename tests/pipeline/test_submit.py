@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from infra.soak.servers import LoopbackServer
 from pipeline import submit
 from pipeline.cluster import check_outlives_job
 from pipeline.errors import JobError, RunInterrupted
@@ -22,6 +27,30 @@ period: 2023-08-10/2023-08-20
 source: {catalog: catalog.json, headers: {Authorization: "Bearer ${TOKEN}"}}
 output: out
 """
+
+
+@contextmanager
+def answering(content: bytes | None) -> Iterator[str]:
+    """A server that answers everything with `content`, or takes connections and says nothing."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
+            self.wfile.write(content or b"")
+
+        do_POST = do_PUT = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    if content is None:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            yield f"http://127.0.0.1:{silent.getsockname()[1]}"
+    else:
+        with LoopbackServer(Handler) as server:
+            yield server.url
 
 
 def collection(href: str) -> str:
@@ -108,6 +137,13 @@ def test_header_from_the_environment_is_put_in_on_the_cluster(job: Path, monkeyp
 )
 def test_address_that_takes_no_jobs_is_a_sentence(job: Path, address: str, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
+        submit.submit(make_package(str(job)), address)
+
+
+@pytest.mark.parametrize("answer", [None, b"{}", b"[]", b'{"ray_version": "2.9.0", "version": "4"}', b"<html>"])
+def test_server_that_is_silent_or_no_ray_is_a_sentence(job: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes | None) -> None:
+    monkeypatch.setattr(submit, "ANSWER_SECONDS", 0.5)
+    with answering(answer) as address, pytest.raises(RunInterrupted, match=r"no Ray cluster takes jobs at .*; is it up"):
         submit.submit(make_package(str(job)), address)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform_geom
 from shapely.geometry import mapping, shape
+from stac_servers import Reply, Request
 
 from stac.errors import CatalogError, UnknownCollection
 from stac.probe import sample_numbers
 from stac.scenes import BandSource, Scene
 from stac.search import SearchResult, find_scenes
+from stac.sensors.sentinel2 import Sentinel2
 
 
 def ids(result: SearchResult) -> list[str]:
@@ -130,6 +134,71 @@ def test_an_item_that_is_not_there_costs_that_item_only_and_names_its_path(
     assert item.name in name and item.name in reason
 
 
+def linked(folder: Path, relation: str, href: str) -> Path:
+    """A static catalog with one more link in its collection."""
+    path = folder / "sentinel-2-l2a" / "collection.json"
+    document = json.loads(path.read_text())
+    document["links"].append({"rel": relation, "href": href})
+    path.write_text(json.dumps(document))
+    return folder
+
+
+@pytest.fixture
+def styria(tmp_path: Path, shared_data: Path) -> Path:
+    """The static catalog of six scenes without their files, a pipe and a loop of links beside its collection."""
+    folder = shutil.copytree(shared_data / "scenes" / "styria-s2", tmp_path / "c", ignore=shutil.ignore_patterns("*.tif"))
+    os.mkfifo(folder / "sentinel-2-l2a" / "pipe.json")
+    (folder / "sentinel-2-l2a" / "loop.json").symlink_to("loop.json")
+    return folder
+
+
+BROKEN = ("a\0b.json", "x" * 5000 + ".json", "loop.json", "half\ud800.json", "http://[x", "//[x/y.json", "http:///y.json", "pipe.json", "/dev/zero")
+"""Links that can name no document, or what is no file."""
+
+
+@pytest.mark.parametrize("href", BROKEN, ids=range(len(BROKEN)))
+def test_a_link_that_can_name_no_item_costs_that_item_only(href: str, styria: Path, everything: Any) -> None:
+    result = find_scenes(everything(linked(styria, "item", href)), probe=None)
+    assert len(result.scenes) == 6
+    ((name, reason),) = [(refusal.id, refusal.reason) for refusal in result.refused]
+    assert "cannot read" in reason
+    assert (name + reason).isprintable() and len(name + reason) < 1500
+
+
+@pytest.mark.parametrize("href", BROKEN, ids=range(len(BROKEN)))
+def test_a_link_that_can_name_no_child_ends_the_search(href: str, styria: Path, everything: Any) -> None:
+    with pytest.raises(CatalogError, match="cannot read"):
+        find_scenes(everything(linked(styria, "child", href)), probe=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("pipe.json", "not a file"), ("loop.json", "neither a path|no catalog"), ("x" * 5000, "too long")], ids=range(3)
+)
+def test_a_catalog_that_is_no_file_is_said_so(name: str, reason: str, styria: Path, everything: Any) -> None:
+    with pytest.raises(CatalogError, match=reason):
+        find_scenes(everything(styria / "sentinel-2-l2a" / name), probe=None)
+
+
+@pytest.mark.parametrize("relation", ["item", "child"])
+def test_a_broken_link_of_a_remote_catalog_is_not_passed_over(relation: str, serve: Any, everything: Any) -> None:
+    links = [{"rel": relation, "href": "//[x/y.json"}]
+    server = serve(lambda request: Reply({"type": "Catalog", "id": "c", "stac_version": "1.0.0", "links": links}))
+    if relation == "child":
+        with pytest.raises(CatalogError, match="neither a URL"):
+            find_scenes(everything(f"{server.url}/catalog.json"))
+    else:
+        assert "neither a URL" in find_scenes(everything(f"{server.url}/catalog.json")).refused[0].reason
+
+
+def test_a_server_that_fails_is_no_missing_item(serve: Any, everything: Any, answered_pauses: Any) -> None:
+    def answer(request: Request) -> Reply:
+        links = [{"rel": "item", "href": "/item.json"}]
+        return Reply({"type": "Catalog", "id": "c", "stac_version": "1.0.0", "links": links}, status=503 if "item" in request.path else 200)
+
+    with pytest.raises(CatalogError, match="503"):
+        find_scenes(everything(f"{serve(answer).url}/catalog.json"))
+
+
 def test_a_missing_child_catalog_ends_the_search_with_its_path(tmp_path: Path, everything: Any, shared_data: Path) -> None:
     folder = shutil.copytree(shared_data / "scenes" / "styria-s2", tmp_path / "c", ignore=shutil.ignore_patterns("*.tif"))
     (folder / "sentinel-2-l2a" / "collection.json").unlink()
@@ -222,6 +291,39 @@ def test_a_scene_that_does_not_say_its_cloud_cover_passes(earth_search_items: An
     assert ids(result) == [silent["id"]]
 
 
+@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError])
+@pytest.mark.parametrize("method", ["acquisition", "to_scene"])
+def test_an_item_that_a_sensor_does_not_understand_costs_that_item_only(
+    error: type[Exception], method: str, earth_search_items: Any, item_collection: Any, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    understood = getattr(Sentinel2, method)
+
+    def read(profile: Sentinel2, item: Any, *rest: Any) -> Any:
+        if item.id == earth_search_items[0]["id"]:
+            raise error("odd")
+        return understood(profile, item, *rest)
+
+    monkeypatch.setattr(Sentinel2, method, read)
+    result = find_scenes(everything(item_collection(earth_search_items)), probe=None)
+    assert len(result.scenes) == len(earth_search_items) - 1
+    ((name, reason),) = [(refusal.id, refusal.reason) for refusal in result.refused]
+    assert name == earth_search_items[0]["id"]
+    assert reason.startswith(f"it is not understood ({error.__name__}: ") and "odd" in reason
+
+
+@pytest.mark.parametrize("error", [CatalogError("gone"), UnknownCollection("none"), MemoryError(), AssertionError(), OSError("disk")])
+@pytest.mark.parametrize("method", ["acquisition", "to_scene"])
+def test_what_is_no_fault_of_an_item_still_ends_the_search(
+    error: Exception, method: str, earth_search_items: Any, item_collection: Any, everything: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Sentinel2, method, fail)
+    with pytest.raises(type(error)):
+        find_scenes(everything(item_collection(earth_search_items[:2])), probe=None)
+
+
 # ---------------------------------------------------------------------------------------------------------------- GeoParquet
 
 
@@ -289,6 +391,57 @@ def test_a_row_of_a_table_that_is_no_item_costs_itself_only(column: str, text: s
     result = find_scenes(everything(tmp_path / "items.parquet"), probe=None)
     assert earth_search_items[1]["id"] in ids(result)
     assert len(result.scenes) + len(result.refused) == 2
+
+
+DAY = date(2021, 7, 12)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([DAY] * 3),
+        pa.array([Decimal("1.5")] * 3),
+        pa.array([time(1, 2)] * 3),
+        pa.array([timedelta(1)] * 3),
+        pa.array([[DAY]] * 3),
+        pa.array([{"day": DAY, "amount": Decimal(1)}] * 3),
+        pa.array([2**60] * 3, pa.timestamp("us")),
+        pa.array([2**31 - 1] * 3, pa.date32()),
+        pa.array([0] * 3, pa.timestamp("us", "No/Where")),
+        pa.array([b"\xff"] * 3).view(pa.string()),
+        pa.array([[b"\xff"]] * 3),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_a_column_that_nobody_reads_refuses_no_scene(column: pa.Array, earth_search_items: Any, tmp_path: Path, everything: Any) -> None:
+    pq.write_table(as_table(earth_search_items[:3]).append_column("extra", column), tmp_path / "items.parquet")
+    result = find_scenes(everything(tmp_path / "items.parquet"), probe=None)
+    assert (len(result.scenes), result.refused) == (3, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("datetime", lambda good: pa.array([2**60, *good.cast(pa.int64()).to_pylist()[1:]], good.type)),
+        ("id", lambda good: pa.array([b"\xff", *(text.encode() for text in good.to_pylist()[1:])]).view(pa.string())),
+    ],
+)
+def test_a_value_of_a_table_that_python_cannot_hold_costs_its_row_only(
+    name: str, column: Any, earth_search_items: Any, tmp_path: Path, everything: Any
+) -> None:
+    table = as_table(earth_search_items[:3])
+    spoiled = table.set_column(table.column_names.index(name), name, column(table[name].combine_chunks()))
+    pq.write_table(spoiled, tmp_path / "items.parquet")
+    result = find_scenes(everything(tmp_path / "items.parquet"), probe=None)
+    assert ids(result) == sorted(item["id"] for item in earth_search_items[1:3])
+    assert len(result.refused) == 1
+
+
+def test_clouds_that_a_table_counts_in_decimals_are_clouds(earth_search_items: Any, tmp_path: Path, everything: Any) -> None:
+    table = as_table(earth_search_items[:1])
+    column = pa.array([Decimal("99.50")], pa.decimal128(5, 2))
+    pq.write_table(table.set_column(table.column_names.index("eo:cloud_cover"), "eo:cloud_cover", column), tmp_path / "items.parquet")
+    assert find_scenes(everything(tmp_path / "items.parquet", max_cloud_cover=50), probe=None) == SearchResult((), (), ())
 
 
 # ---------------------------------------------------------------------------------------------------------------- reprocessing

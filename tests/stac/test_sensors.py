@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from stac.errors import SceneRefused
-from stac.items import read_item
+from stac.items import item_id, read_item
 from stac.scenes import CLEAR, CLOUD, DEFECTIVE, UNOBSERVED, BandSource, Scene
-from stac.sensors import to_scene
+from stac.sensors import profile_of, to_scene
 
 EXPECTATIONS = list(csv.DictReader((Path(__file__).parent / "expectations.csv").open()))
 """Drawn up from the documents' file names, baselines and flags by the sensors' handbooks, not from this code's answers."""
@@ -281,6 +281,121 @@ def test_band_numbers_of_landsat_mean_what_they_do_on_that_satellite(name: str, 
 def test_what_cannot_be_calibrated_is_refused(item: dict[str, Any], reason: str) -> None:
     with pytest.raises(SceneRefused, match=reason):
         to_scene(read_item(item, "i.json"))
+
+
+def landsat(**assets: dict[str, Any]) -> dict[str, Any]:
+    return small_item("LC08_L2SP_190027_20230701_20230708_02_T1", "landsat-c2-l2", {**assets, "qa_pixel": {}})
+
+
+def hls(product: str, **assets: dict[str, Any]) -> dict[str, Any]:
+    return small_item(f"HLS.{product}.T33TWN.2023182T100000.v2.0", f"hls2-{product.lower()}", {**assets, "Fmask": {}})
+
+
+def sentinel(**assets: dict[str, Any]) -> dict[str, Any]:
+    return small_item("S2A_MSIL2A_20210701T100031_N0301_R122_T33TWN_20210701T130000", "sentinel-2-l2a", {**assets, "scl": {}})
+
+
+def naip(**image: Any) -> dict[str, Any]:
+    return small_item("m_4709963_se_14_1_20170827", "naip", {"image": image})
+
+
+def old(name: str) -> dict[str, Any]:
+    return {"eo:bands": [{"name": "x", "common_name": name}]}
+
+
+def new(name: str) -> dict[str, Any]:
+    return {"bands": [{"name": "x", "eo:common_name": name}]}
+
+
+@pytest.mark.parametrize(
+    ("item", "asset"),
+    [
+        (hls("S30", B04=old("nir"), B08=old("red")), "B04"),
+        (hls("S30", B04=new("nir"), B08=new("red")), "B04"),
+        (hls("L30", B04=old("lwir11")), "B04"),
+        (landsat(red=old("nir08"), nir08=old("red")), "red"),
+        (landsat(red=new("nir08"), nir08=new("red")), "red"),
+        (landsat(green=old("red"), red=old("red")), "green"),
+        (landsat(SR_B4=old("red"), SR_B6=old("swir22")), "SR_B6"),
+        (sentinel(red=old("nir"), nir=old("red")), "red"),
+        (sentinel(red=old("nir08")), "red"),
+        (sentinel(red={**old("nir"), "bands": [{"nodata": 0}]}), "red"),
+    ],
+)
+def test_an_asset_that_says_it_is_another_band_is_no_band_of_any_sensor(item: dict[str, Any], asset: str) -> None:
+    with pytest.raises(SceneRefused, match=f"asset {asset} says that it is "):
+        to_scene(read_item(item, "i.json"))
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        hls("L30", B04=old("red"), B05=old("nir")),
+        hls("S30", B05=old("rededge"), B08=new("nir"), B8A=old("rededge")),
+        landsat(red=old("red"), nir08=old("nir"), lwir11=old("lwir11")),
+        sentinel(B8A=old("rededge"), B09={"eo:bands": [{"name": "B09"}]}),
+    ],
+)
+def test_names_that_publishers_use_for_one_band_are_all_right(item: dict[str, Any]) -> None:
+    assert to_scene(read_item(item, "i.json")).bands
+
+
+@pytest.mark.parametrize("names", [["red"] * 4, ["nir"], ["red", "green", "blue", "blue"], ["green", "red"]])
+def test_a_photograph_whose_bands_cannot_be_told_apart_is_refused(names: list[str]) -> None:
+    with pytest.raises(SceneRefused, match=f"asset image says that its bands are {names[0]}"):
+        to_scene(read_item(naip(**{"eo:bands": [{"common_name": name} for name in names]}), "i.json"))
+
+
+@pytest.mark.parametrize(
+    ("described", "reason"),
+    [
+        ([{"nodata": True}], "no data is True"),
+        ([{"nodata": 10**400}], "no data is 1000"),
+        ([{"nodata": "zero"}], "no data is zero"),
+        ([{"nodata": [0]}], r"no data is \[0\]"),
+        ({"nodata": 0}, "list of objects"),
+        (5, "list of objects"),
+        ([5], "list of objects"),
+    ],
+)
+def test_a_photograph_whose_no_data_is_no_number_is_refused(described: Any, reason: str) -> None:
+    with pytest.raises(SceneRefused, match=reason):
+        to_scene(read_item(naip(**{"raster:bands": described}), "i.json"))
+
+
+@pytest.mark.parametrize(("said", "nodata"), [([{"nodata": 255}], 255), ([{"nodata": None}], 0), ([{"nodata": "nan"}], 0), ([{}], 0), (None, 0)])
+def test_a_photographs_no_data_is_what_it_publishes(said: Any, nodata: int) -> None:
+    assert to_scene(read_item(naip(**{"raster:bands": said}), "i.json")).bands["red"].nodata == nodata
+
+
+@pytest.mark.parametrize("kind", [5, ["image/tiff"], None])
+def test_a_media_type_that_is_no_text_says_nothing(kind: Any) -> None:
+    assert to_scene(read_item(naip(type=kind), "i.json")).bands["nir"].index == 4
+
+
+@pytest.mark.parametrize("sequence", ["²", "9" * 5000, "first", "-1"])
+def test_a_sequence_that_is_no_number_makes_no_processing_newer(sequence: str) -> None:
+    ordered = []
+    for said in (sequence, "0"):
+        item = sentinel(red={})
+        item["properties"]["s2:sequence"] = said
+        read = read_item(item, "i.json")
+        ordered.append(profile_of(read).acquisition(read).version)
+    assert ordered == sorted(ordered)
+
+
+def test_an_href_that_is_no_url_costs_the_scene_only_where_it_is_read() -> None:
+    item = sentinel(red={}, thumbnail={"href": "//[x/y.png"})
+    assert to_scene(read_item(item, "https://example.org/i.json")).bands["red"]
+    item["assets"]["red"]["href"] = "//[x/y.tif"
+    with pytest.raises(SceneRefused, match="not a URL"):
+        to_scene(read_item(item, "https://example.org/i.json"))
+
+
+@pytest.mark.parametrize("sign", "\x00\n\x7f\x80\x85\x9f\u2028\u2029\u202a\u202e\u2066\u2069/")
+def test_an_id_that_would_garble_a_line_is_refused(sign: str) -> None:
+    with pytest.raises(SceneRefused, match="garble a line"):
+        item_id({"id": f"S2A{sign}L2A"})
 
 
 def test_items_of_stac_0_8_are_read() -> None:
