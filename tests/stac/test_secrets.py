@@ -23,9 +23,7 @@ def test_names_that_open_something(name: str) -> None:
     assert is_secret(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["f", "id", "version", "format", "collection", "bands", "monkey", "design", "author", "resignation", "b1"]
-)
+@pytest.mark.parametrize("name", ["f", "id", "version", "format", "collection", "bands", "monkey", "design", "author", "resignation", "b1"])
 def test_names_that_open_nothing(name: str) -> None:
     assert not is_secret(name)
 
@@ -49,9 +47,7 @@ def test_a_band_behind_a_secret_is_refused(href: str) -> None:
     assert "abc" not in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    "href", ["https://h/x.tif", "https://h/a=b/x.tif?version=2", "/data/key=3/x.tif", "s3://b/year=2023/x.tif", "x#sig=1.tif"]
-)
+@pytest.mark.parametrize("href", ["https://h/x.tif", "https://h/a=b/x.tif?version=2", "/data/key=3/x.tif", "s3://b/year=2023/x.tif", "x#sig=1.tif"])
 def test_a_band_behind_none_is_read(href: str) -> None:
     assert unsigned(href) == href
 
