@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from posixpath import dirname, join, normpath
 from typing import Any
@@ -17,6 +18,7 @@ from rasterio.windows import Window
 from pipeline.errors import JobError
 from pipeline.grid import Grid, PixelBox
 from pipeline.storage import Storage
+from spexmap import SpexmapError
 from stac.legend import quality_titles
 from stac.publish import CATALOG_PATH
 from stac.records import ALWAYS_CLOUD, NEVER_OBSERVED, NO_DATA, OTHER, OUTSIDE_REGION, RASTERS, READ_FAILED, SOURCE_NO_DATA
@@ -100,7 +102,7 @@ def explain_place(output: Storage | str, longitude: float, latitude: float) -> t
     Raises
     ------
     JobError
-        The output holds no catalog, or a raster cannot be read.
+        The output holds no catalog, a document of it is damaged or leads out of it, or a raster cannot be read.
     NoSuchPlace
         No tile covers the place.
     NoDataAtPlace
@@ -111,12 +113,12 @@ def explain_place(output: Storage | str, longitude: float, latitude: float) -> t
     empty: list[NoDataAtPlace] = []
     extents = []
     for path in _collections(storage):
-        collection = json.loads(storage.read_bytes(path))
-        extents.append(f"{collection['id']} covers {', '.join(f'{value:.4f}' for value in collection['extent']['spatial']['bbox'][0])}")
-        try:
-            found.extend(_explain(storage, path, collection, longitude, latitude))
-        except NoDataAtPlace as error:
-            empty.append(error)
+        with _reading(storage, path) as collection:
+            extents.append(f"{collection['id']} covers {', '.join(f'{value:.4f}' for value in collection['extent']['spatial']['bbox'][0])}")
+            try:
+                found.extend(_explain(storage, path, collection, longitude, latitude))
+            except NoDataAtPlace as error:
+                empty.append(error)
     if not found:
         raise (
             empty[0]
@@ -129,11 +131,35 @@ def explain_place(output: Storage | str, longitude: float, latitude: float) -> t
 def _collections(storage: Storage) -> list[str]:
     if not storage.exists(CATALOG_PATH):
         raise JobError(f"{storage.root} holds no catalog.json; is it the `output` of a job that has published a tile?")
-    catalog = json.loads(storage.read_bytes(CATALOG_PATH))
-    paths = [normpath(link["href"]) for link in catalog["links"] if link["rel"] == "child"]
+    with _reading(storage, CATALOG_PATH) as catalog:
+        paths = [_inside(storage, CATALOG_PATH, link["href"]) for link in catalog["links"] if link["rel"] == "child"]
     if not paths:
         raise JobError(f"{storage.root} holds no map yet; run the job first")
     return sorted(paths)
+
+
+@contextmanager
+def _reading(storage: Storage, path: str) -> Iterator[Any]:
+    """Yield the JSON document at `path`; raises JobError that names it where it is not there, or what is looked for in it is not."""
+    try:
+        yield json.loads(storage.read_bytes(path))
+    except SpexmapError:
+        raise
+    except FileNotFoundError as error:
+        raise JobError(f"{storage.url(path)} is not there; run the job again; spexmap validate {storage.root} lists what else is wrong") from error
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        raise JobError(
+            f"{storage.url(path)} is damaged ({type(error).__name__}: {error}); run the job again; "
+            f"spexmap validate {storage.root} lists what else is wrong"
+        ) from error
+
+
+def _inside(storage: Storage, path: str, href: str) -> str:
+    """Return the path below the output that `href` in the document at `path` means; raises JobError where it leads out of it."""
+    target = normpath(join(dirname(path), href))
+    if "://" in href or target.startswith(("/", "..")):
+        raise JobError(f"{storage.url(path)} names {href}, which leads out of the output and is not read; run the job again")
+    return target
 
 
 def _explain(storage: Storage, path: str, collection: Mapping[str, Any], longitude: float, latitude: float) -> Iterator[PlaceExplanation]:
@@ -144,13 +170,13 @@ def _explain(storage: Storage, path: str, collection: Mapping[str, Any], longitu
     if pixel is None:
         return
     tile = grid.tile_id(next(pixel.lattice(grid.tile)))
-    hrefs = (normpath(join(dirname(path), link["href"])) for link in collection["links"] if link["rel"] == "item")
-    items = sorted((href for href in hrefs if href.split("/")[2] == tile), reverse=True)
+    hrefs = (_inside(storage, path, link["href"]) for link in collection["links"] if link["rel"] == "item")
+    items = sorted((href for href in hrefs if href.split("/")[2:3] == [tile]), reverse=True)
     for item_path in items[:1]:
-        item = json.loads(storage.read_bytes(item_path))
-        if not pixel.intersect(box := _box(grid, item)).is_empty:
-            rows, columns = pixel.within(box)
-            yield _of_pixel(storage, item_path, item, (longitude, latitude), Window.from_slices(rows, columns))
+        with _reading(storage, item_path) as item:
+            if not pixel.intersect(box := _box(grid, item)).is_empty:
+                rows, columns = pixel.within(box)
+                yield _of_pixel(storage, item_path, item, (longitude, latitude), Window.from_slices(rows, columns))
 
 
 def _box(grid: Grid, item: Mapping[str, Any]) -> PixelBox:
@@ -171,7 +197,7 @@ def _pixel(grid: Grid, longitude: float, latitude: float) -> PixelBox | None:
 
 def _of_pixel(storage: Storage, path: str, item: Mapping[str, Any], place: tuple[float, float], window: Window) -> PlaceExplanation:
     properties = item["properties"]
-    numbers = {key: _read(storage, normpath(join(dirname(path), item["assets"][key]["href"])), window) for key in RASTERS}
+    numbers = {key: _read(storage, _inside(storage, path, item["assets"][key]["href"]), window) for key in RASTERS}
     series, period, tile, version = path.split("/")[:4]
     start, end = period.split("_")
     if numbers["landcover"] == NO_DATA:
@@ -208,7 +234,7 @@ def _read(storage: Storage, path: str, window: Window) -> int:
 def _scene(scenes: list[Mapping[str, Any]], rank: int) -> SourceScene | None:
     if rank == SOURCE_NO_DATA:
         return None
-    row = next(each for each in scenes if each["rank"] == rank)
+    row = {each["rank"]: each for each in scenes}[rank]
     return SourceScene(row["id"], row["datetime"], row.get("cloud_cover"))
 
 
@@ -216,8 +242,8 @@ def _text(storage: Storage, path: str, item: Mapping[str, Any], code: int) -> st
     asset = item["assets"].get("explanation")
     if asset is None:
         return ""
-    document = json.loads(storage.read_bytes(normpath(join(dirname(path), asset["href"]))))
-    return str(document["scene"] if code == OTHER else next(row["text"] for row in document["classes"] if row["code"] == code))
+    with _reading(storage, _inside(storage, path, asset["href"])) as document:
+        return str(document["scene"] if code == OTHER else {row["code"]: row for row in document["classes"]}[code]["text"])
 
 
 def in_words(place: PlaceExplanation) -> str:

@@ -71,9 +71,15 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, content: bytes) -> RunRecord:
-        """Return the record that `to_json` wrote."""
+        """Return the record that `to_json` wrote; raises ValueError, KeyError, TypeError, AttributeError or RecursionError for anything else."""
         data = json.loads(content)
-        return cls(**{**data, "tiles": TileCounts(**data["tiles"])})
+        record = cls(**{**data, "tiles": TileCounts(**data["tiles"])})
+        words = ("run_id", "state", "key", "period", "plan_identity", "started", "message")
+        if wrong := [name for name in words if not isinstance(getattr(record, name), str)]:
+            raise TypeError(f"{wrong[0]} is not text")
+        if not isinstance(record.series, Mapping):
+            raise TypeError("series is no object")
+        return record
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,10 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pyarrow import ArrowException
+
 from pipeline.errors import JobError
+from pipeline.faults import reason
 from pipeline.plan import Plan
 from pipeline.published import latest_versions, published_tiles
 from pipeline.runs import RunRecord, TileRecord, tiles_from_parquet
@@ -66,10 +69,10 @@ def _status(storage: Storage, run_id: str) -> RunStatus:
     path = f"runs/{run_id}/run.json"
     try:
         record = RunRecord.from_json(storage.read_bytes(path))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise JobError(f"{storage.url(path)} is damaged ({type(error).__name__}: {error}); run the job again, or delete that folder") from error
-    plan = _plan(storage, run_id)
-    ended: dict[str, str] = {tile.tile: tile.state for tile in _ended(storage, run_id)}
+    plan, tiles_ended = _plan(storage, run_id), _ended(storage, run_id)
+    ended: dict[str, str] = {tile.tile: tile.state for tile in tiles_ended}
     if plan is not None and len(ended) < len(plan.tiles):
         ended = dict.fromkeys(_committed(storage, plan), "done") | ended
     states = list(ended.values())
@@ -84,7 +87,7 @@ def _status(storage: Storage, run_id: str) -> RunStatus:
         tiles=tiles,
         done=states.count("done"),
         skipped=states.count("skipped"),
-        failed=tuple(FailedTile(tile.tile, tile.reason) for tile in _ended(storage, run_id) if tile.state == "failed"),
+        failed=tuple(FailedTile(tile.tile, tile.reason) for tile in tiles_ended if tile.state == "failed"),
         left=max(tiles - len(ended), 0),
         message=record.message,
     )
@@ -100,8 +103,13 @@ def _plan(storage: Storage, run_id: str) -> Plan | None:
 
 
 def _ended(storage: Storage, run_id: str) -> tuple[TileRecord, ...]:
-    content = storage.read_if_there(f"runs/{run_id}/tiles.parquet")
-    return () if content is None else tiles_from_parquet(content)
+    path = f"runs/{run_id}/tiles.parquet"
+    content = storage.read_if_there(path)
+    try:
+        return () if content is None else tiles_from_parquet(content)
+    except (ArrowException, ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged (%s): what is known of its tiles is what is published", storage.url(path), reason(error))
+        return ()
 
 
 def _committed(storage: Storage, plan: Plan) -> list[str]:

@@ -20,6 +20,7 @@ from rasterio.errors import RasterioError
 from pipeline.storage import Storage
 from pipeline.validate_rasters import header_problems, layout_problems, overview_problems, pixel_problems
 from pipeline.vrt import vrt_path
+from spexmap import SpexmapError
 from stac.publish import CATALOG_PATH, MODEL_RELATION, SHA256_MULTIHASH, collection_path, unsigned
 from stac.records import RASTERS
 from stac.validation import DocumentValidator
@@ -100,17 +101,43 @@ class _Walk:
             if document is not None:
                 self._documents[path] = document
                 waiting += self._follow(path, document)
-        items = {path: document for path, document in self._documents.items() if _is_map(document)}
+        items = {path: document for path, document in self._documents.items() if _is_map(document) and self._is_whole(path, document)}
         for path, item in sorted(items.items()):
-            self._item(path, item, items)
-        for path in sorted(self._present):
-            if ITEM_PATH.fullmatch(path) and path not in items and self._belongs(path):
-                self._report(path, "is an item that its collection does not link; run the job again to bring the collection up to date")
+            with self._reported(path):
+                self._item(path, item, items)
+        for path in sorted(self._present - self.files):
+            if ITEM_PATH.fullmatch(path):
+                with self._reported(path):
+                    if self._belongs(path):
+                        self._report(path, "is an item that its collection does not link; run the job again to bring the collection up to date")
         self._vrts(items)
+
+    def _is_whole(self, path: str, item: Mapping[str, Any]) -> bool:
+        """Whether an item has assets and a version that can be looked at; reports where not."""
+        assets, properties = item.get("assets"), item.get("properties")
+        whole = _is_table(assets) and isinstance(properties, Mapping) and str(properties.get("version")).isdecimal()
+        if not whole:
+            self._report(path, "is damaged: its assets are no objects, or it has no version; run the job again")
+        return whole
+
+    def _series(self, path: str) -> Mapping[str, Any]:
+        """Return what the collection of the series that `path` belongs to says of it; empty where it says nothing."""
+        series = self._documents.get(collection_path(path.split("/")[0]), {}).get("spexmap:series")
+        return series if isinstance(series, Mapping) and isinstance(series.get("grid"), Mapping) else {}
+
+    @contextmanager
+    def _reported(self, path: str) -> Iterator[None]:
+        """Report what the document at `path` makes go wrong, and go on."""
+        try:
+            yield
+        except SpexmapError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            self._report(path, f"is damaged: {type(error).__name__}: {error}")
 
     def _belongs(self, path: str) -> bool:
         """Whether an item that nothing links lies on the grid of the collection: items of an earlier series of the same name do not."""
-        grid = self._documents.get(collection_path(path.split("/")[0]), {}).get("spexmap:series", {}).get("grid", {})
+        grid = self._series(path).get("grid", {})
         properties = json.loads(self._storage.read_bytes(path)).get("properties", {})
         lies = properties.get("proj:code"), (properties.get("proj:transform") or [None])[0]
         return not grid or lies == (grid.get("crs"), grid.get("resolution"))
@@ -127,13 +154,14 @@ class _Walk:
         try:
             document = json.loads(self._storage.read_bytes(path))
             problems = self._validator.problems(document)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
             self._report(path, f"is no STAC document: {error}")
             return None
         for problem in problems:
             self._report(path, problem)
         self.unchecked.update(self._validator.unchecked(document))
-        return document if isinstance(document.get("links"), list) else None
+        links = document.get("links")
+        return document if isinstance(links, list) and all(isinstance(link, Mapping) for link in links) else None
 
     def _follow(self, path: str, document: Mapping[str, Any]) -> Iterator[str]:
         for link in document["links"]:
@@ -224,8 +252,8 @@ class _Walk:
 
     def _explanation(self, path: str, item: Mapping[str, Any], local: Mapping[str, str]) -> None:
         """Check what the explanation says against the rasters, where there is one and the collection says which grid they lie on."""
-        series = self._documents.get(collection_path(path.split("/")[0]), {}).get("spexmap:series", {})
-        if "explanation" in local and "grid" in series:
+        series = self._series(path)
+        if "explanation" in local and series:
             from pipeline.explanation_problems import explanation_problems  # loads PyTorch
 
             self._try(path.removesuffix(".json") + "_explanation.json", explanation_problems, local, item, series)
@@ -261,7 +289,7 @@ class _Walk:
         periods: dict[str, set[str]] = {}
         for path, item in items.items():
             if not item["properties"].get("deprecated"):
-                href = item["assets"].get("landcover", {}).get("href", "")
+                href = str(item["assets"].get("landcover", {}).get("href", ""))
                 periods.setdefault(dirname(dirname(dirname(path))), set()).add(normpath(join(dirname(path), href)))
         for folder, expected in sorted(periods.items()):
             self._vrt(vrt_path(folder), expected)
@@ -285,6 +313,11 @@ class _Walk:
 def _is_map(document: Mapping[str, Any]) -> bool:
     """Whether a document is the item of a tile, not the model's."""
     return document.get("type") == "Feature" and "collection" in document
+
+
+def _is_table(value: Any) -> bool:
+    """Whether a value is an object of objects."""
+    return isinstance(value, Mapping) and all(isinstance(each, Mapping) for each in value.values())
 
 
 def _carries_secret(href: str) -> bool:

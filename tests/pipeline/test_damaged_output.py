@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import pytest
@@ -58,7 +59,7 @@ def test_a_damaged_item_counts_as_not_committed(storage: Storage, caplog: pytest
     assert ITEM in caplog.text and "made again" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}"])
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 200_000])
 def test_a_damaged_run_record_is_named_and_left_out(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     storage.write_bytes("runs/r1/run.json", content)
     assert _records(storage) == []
@@ -94,6 +95,22 @@ def test_a_run_whose_plan_is_damaged_or_gone_is_named_and_not_gone_on_with(
         assert _unfinished(storage, "k") is None
     assert "runs/r1/plan.parquet cannot be gone on with" in caplog.text and "a new run begins" in caplog.text
     assert [run.run_id for run in read_status(storage.root)] == ["r1"]
+
+
+@pytest.mark.parametrize("change", [{"period": 5}, {"started": None}, {"message": None}, {"series": []}])
+def test_a_run_record_with_odd_values_is_damaged(storage: Storage, change: dict[str, Any]) -> None:
+    storage.write_bytes("runs/r1/run.json", json.dumps(json.loads(record_of()) | change).encode())
+    with pytest.raises(JobError, match=r"runs/r1/run\.json is damaged"):
+        read_status(storage.root)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", plan_rows("a table of other columns")])
+def test_a_damaged_table_of_tiles_is_named(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
+    storage.write_bytes("runs/r1/run.json", record_of())
+    storage.write_bytes("runs/r1/tiles.parquet", content)
+    (run,) = read_status(storage.root)
+    assert (run.done, run.failed) == (0, ())
+    assert "runs/r1/tiles.parquet is damaged" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b'{"type": "Catalog", "id": "sentinel-2"}', b"{", b"[1]"])

@@ -215,6 +215,57 @@ def test_a_raster_that_is_gone_is_named(published: Path, tmp_path: Path) -> None
         ask(broken, "lake")
 
 
+def item_path(tile: str = next(iter(BOXES))) -> str:
+    return ItemKey("styria", tile, date(2023, 8, 1), date(2023, 8, 31), 1).path
+
+
+DEEP = b"[" * 200_000
+DAMAGES = [("catalog.json", content) for content in (b"", b"{", b"5", b"null", b"{}", DEEP, b'{"links": [5]}', b'{"links": [{"rel": "child"}]}')]
+DAMAGES += [(collection_path("styria"), content) for content in (b"", b"{}", b'{"id": "styria", "extent": null, "links": []}', None)]
+DAMAGES += [(item_path(), content) for content in (b"", b"{}", b"[]", DEEP, None)]
+DAMAGES += [(item_path().replace(".json", "_explanation.json"), content) for content in (b"", b"{}", b'{"classes": null}', None)]
+
+
+@pytest.mark.parametrize(("path", "content"), DAMAGES)
+def test_a_document_that_is_damaged_or_gone_is_named(published: Path, tmp_path: Path, path: str, content: bytes | None) -> None:
+    broken = Path(shutil.copytree(published, tmp_path / "broken"))
+    if content is None:
+        (broken / path).unlink()
+    else:
+        (broken / path).write_bytes(content)
+    with pytest.raises(JobError, match=f"{path} is (damaged|not there).*run the job again; spexmap validate .* lists what else is wrong"):
+        ask(broken, "lake")
+
+
+@pytest.mark.parametrize("scenes", [[], [{"rank": 7}], None])
+def test_an_item_that_lacks_the_scene_of_a_pixel_is_named(published: Path, tmp_path: Path, scenes: Any) -> None:
+    broken = Path(shutil.copytree(published, tmp_path / "broken"))
+    document = json.loads((broken / item_path()).read_bytes())
+    document["properties"]["spexmap:scenes"] = scenes
+    (broken / item_path()).write_bytes(canonical_json(document))
+    with pytest.raises(JobError, match=r"_v1\.json is damaged"):
+        ask(broken, "lake")
+
+
+@pytest.mark.parametrize("href", ["../../../../../../etc/passwd", "/etc/passwd", "https://elsewhere.example/x.tif"])
+def test_what_leads_out_of_the_output_is_not_opened(published: Path, tmp_path: Path, href: str) -> None:
+    broken = Path(shutil.copytree(published, tmp_path / "broken"))
+    document = json.loads((broken / item_path()).read_bytes())
+    document["assets"]["confidence"]["href"] = href
+    (broken / item_path()).write_bytes(canonical_json(document))
+    with pytest.raises(JobError, match="which leads out of the output and is not read"):
+        ask(broken, "lake")
+
+
+def test_a_link_that_is_no_tiles_is_passed_over(published: Path, tmp_path: Path) -> None:
+    odd = Path(shutil.copytree(published, tmp_path / "odd"))
+    path = odd / collection_path("styria")
+    document = json.loads(path.read_bytes())
+    document["links"].append({"rel": "item", "href": "./x.json"})
+    path.write_bytes(canonical_json(document))
+    assert ask(odd, "lake") == ask(published, "lake")
+
+
 @pytest.fixture
 def spexmap(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -163,6 +163,31 @@ def test_remote_output_is_read_through_its_file_system(published: Path) -> None:
         memory.rm("/validated", recursive=True)
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"5", b"[]", b"{}", b"[" * 200_000, b'{"type": "Feature", "collection": "x", "links": [5]}'])
+@pytest.mark.parametrize("path", ["catalog.json", collection_path("styria"), key_of("one", 2).path, model_path("styria", MODEL.id)])
+def test_damaged_document_is_found_and_the_others_are_looked_at(output: Path, path: str, content: bytes) -> None:
+    (output / path).write_bytes(content)
+    file_of(output, "quality", "two", 1).unlink()
+    found = reasons(output)
+    assert f"{path}: " in found
+    assert path in ("catalog.json", collection_path("styria")) or "quality.tif: is not there" in found
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("assets", {"landcover": 5}), ("assets", None), ("assets", []), ("properties", None), ("properties", {}), ("properties", {"version": "two"})],
+)
+def test_damaged_part_of_an_item_is_found(output: Path, key: str, value: Any) -> None:
+    edit(output / key_of("one", 2).path, lambda document: document.__setitem__(key, value))
+    assert f"{key_of('one', 2).path}: is damaged" in reasons(output, deep=True)
+
+
+def test_damaged_item_that_nothing_links_is_found(output: Path) -> None:
+    edit(output / collection_path("styria"), lambda document: document.__setitem__("links", []))
+    (output / key_of("two", 1).path).write_bytes(b"")
+    assert f"{key_of('two', 1).path}: is damaged" in reasons(output)
+
+
 def test_missing_raster_is_found(output: Path) -> None:
     file_of(output, "quality").unlink()
     assert "quality.tif: is not there" in reasons(output)
