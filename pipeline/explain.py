@@ -11,6 +11,7 @@ from posixpath import dirname, join, normpath
 from typing import Any
 
 import rasterio
+from affine import AffineError
 from pyproj import Transformer
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -139,26 +140,30 @@ def _collections(storage: Storage) -> list[str]:
 
 
 @contextmanager
-def _reading(storage: Storage, path: str) -> Iterator[Any]:
-    """Yield the JSON document at `path`; raises JobError that names it where it is not there, or what is looked for in it is not."""
+def _reading(storage: Storage, path: str, item: str | None = None) -> Iterator[Any]:
+    """Yield the JSON document at `path`; raises JobError that names it where it is not there, or what is looked for in it is not.
+
+    With `item`, a run makes the document again where that item is gone; without, where the document itself is.
+    """
+    again = f"run the job again; spexmap validate {storage.shown} lists what else is wrong"
     try:
-        yield json.loads(storage.read_bytes(path))
+        document = json.loads(storage.read_bytes(path))
+        json.dumps(document, ensure_ascii=False).encode()  # half a character can be read, and not be printed
+        yield document
     except SpexmapError:
         raise
     except FileNotFoundError as error:
-        raise JobError(f"{storage.url(path)} is not there; run the job again; spexmap validate {storage.root} lists what else is wrong") from error
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-        raise JobError(
-            f"{storage.url(path)} is damaged ({type(error).__name__}: {error}); run the job again; "
-            f"spexmap validate {storage.root} lists what else is wrong"
-        ) from error
+        raise JobError(f"{storage.url(path)} is not there; {f'delete {storage.url(item)} and ' if item else ''}{again}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, AffineError) as error:
+        spoilt = f"delete {storage.url(item) if item else 'it'} and {again}"
+        raise JobError(f"{storage.url(path)} is damaged ({type(error).__name__}: {error}); {spoilt}") from error
 
 
 def _inside(storage: Storage, path: str, href: str) -> str:
     """Return the path below the output that `href` in the document at `path` means; raises JobError where it leads out of it."""
     target = normpath(join(dirname(path), href))
     if "://" in href or target.startswith(("/", "..")):
-        raise JobError(f"{storage.url(path)} names {href}, which leads out of the output and is not read; run the job again")
+        raise JobError(f"{storage.url(path)} names {href}, which leads out of the output and is not read; delete it and run the job again")
     return target
 
 
@@ -227,22 +232,25 @@ def _read(storage: Storage, path: str, window: Window) -> int:
     try:
         with storage.local_copy(path) as copy, rasterio.open(copy) as raster:
             return int(raster.read(1, window=window)[0, 0])
-    except (RasterioError, OSError) as error:
+    except (RasterioError, OSError, ValueError, IndexError) as error:
         raise JobError(f"{storage.url(path)} cannot be read: {error}; spexmap validate {storage.root} says what else is wrong") from error
 
 
 def _scene(scenes: list[Mapping[str, Any]], rank: int) -> SourceScene | None:
     if rank == SOURCE_NO_DATA:
         return None
-    row = {each["rank"]: each for each in scenes}[rank]
-    return SourceScene(row["id"], row["datetime"], row.get("cloud_cover"))
+    row = next((each for each in scenes if each["rank"] == rank), None)
+    if row is None:
+        raise ValueError(f"it names no scene {rank}, which its raster does")
+    cloud = row.get("cloud_cover")
+    return SourceScene(row["id"], row["datetime"], None if cloud is None else float(cloud))
 
 
 def _text(storage: Storage, path: str, item: Mapping[str, Any], code: int) -> str:
     asset = item["assets"].get("explanation")
     if asset is None:
         return ""
-    with _reading(storage, _inside(storage, path, asset["href"])) as document:
+    with _reading(storage, _inside(storage, path, asset["href"]), path) as document:
         return str(document["scene"] if code == OTHER else {row["code"]: row for row in document["classes"]}[code]["text"])
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.plan import Plan
 from pipeline.status import RunStatus
@@ -93,5 +94,5 @@ def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # not as markup: names are others'
     return table

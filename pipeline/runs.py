@@ -79,6 +79,7 @@ class RunRecord:
             raise TypeError(f"{wrong[0]} is not text")
         if not isinstance(record.series, Mapping):
             raise TypeError("series is no object")
+        record.to_json()  # half a character can be read, and not be printed
         return record
 
 

@@ -107,7 +107,7 @@ def _ended(storage: Storage, run_id: str) -> tuple[TileRecord, ...]:
     content = storage.read_if_there(path)
     try:
         return () if content is None else tiles_from_parquet(content)
-    except (ArrowException, ValueError, KeyError, TypeError) as error:
+    except (ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         log.warning("%s is damaged (%s): what is known of its tiles is what is published", storage.url(path), reason(error))
         return ()
 

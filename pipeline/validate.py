@@ -29,6 +29,7 @@ FOLLOWED = ("child", "item", MODEL_RELATION, "predecessor-version")
 """Link relations that lead further into the output."""
 HEAD_BYTES = 2**18
 """Of a remote raster, which hold all that its header says: a COG begins with it."""
+COLLECTION_PATH = re.compile(r"[^/.][^/]*/collection\.json")
 ITEM_PATH = re.compile(r"[^/]+/\d{4}-\d\d-\d\d_\d{4}-\d\d-\d\d/[^/]+/v\d+/[^/]+_v\d+\.json")
 
 
@@ -88,36 +89,59 @@ class _Walk:
         self._storage, self._deep, self._validator = storage, deep, validator
         self._present = set(storage.find())
         self._documents: dict[str, dict[str, Any]] = {}
+        self._spoilt: set[str] = set()
+        """Folders of tiles with a damaged item: which versions follow each other, and which is current, cannot be told there."""
         self.files: set[str] = set()
         self.problems: set[Problem] = set()
         self.unchecked: set[str] = set()
 
     def from_catalog(self) -> None:
         """Follow the links from the root, then look at what no document names."""
-        waiting = [CATALOG_PATH]
-        while waiting:
-            path = waiting.pop()
-            document = None if path in self._documents else self._read(path)
-            if document is not None:
-                self._documents[path] = document
-                waiting += self._follow(path, document)
+        self._follow_from(CATALOG_PATH)
+        for path in sorted(self._present, key=lambda path: (path.count("/"), path)):  # collections before their items
+            if path not in self.files:
+                self._unlinked(path)
         items = {path: document for path, document in self._documents.items() if _is_map(document) and self._is_whole(path, document)}
         for path, item in sorted(items.items()):
             with self._reported(path):
                 self._item(path, item, items)
-        for path in sorted(self._present - self.files):
-            if ITEM_PATH.fullmatch(path):
-                with self._reported(path):
-                    if self._belongs(path):
-                        self._report(path, "is an item that its collection does not link; run the job again to bring the collection up to date")
         self._vrts(items)
+
+    def _follow_from(self, start: str) -> None:
+        """Read the document at `start` and all that it leads to."""
+        waiting = [start]
+        while waiting:
+            path = waiting.pop()
+            if path in self.files:
+                continue
+            self.files.add(path)
+            with self._reported(path):
+                self._documents[path] = document = self._read(path)
+                waiting += self._follow(path, document)
+            if path not in self._documents:
+                self._spoilt.add(_tile_folder(path))
+
+    def _unlinked(self, path: str) -> None:
+        """Report a collection or an item that nothing links; where that is so because what should link it is damaged, look at it all the same."""
+        if COLLECTION_PATH.fullmatch(path):
+            if CATALOG_PATH in self._documents:
+                self._report(path, "is a collection that the catalog does not link; run the job again to bring the catalog up to date")
+            self._follow_from(path)
+        elif ITEM_PATH.fullmatch(path):
+            if collection_path(path.split("/")[0]) not in self._documents or _tile_folder(path) in self._spoilt:
+                self._follow_from(path)
+                return
+            with self._reported(path):
+                if self._belongs(path):
+                    self._report(path, "is an item that its collection does not link; run the job again to bring the collection up to date")
 
     def _is_whole(self, path: str, item: Mapping[str, Any]) -> bool:
         """Whether an item has assets and a version that can be looked at; reports where not."""
         assets, properties = item.get("assets"), item.get("properties")
         whole = _is_table(assets) and isinstance(properties, Mapping) and str(properties.get("version")).isdecimal()
         if not whole:
-            self._report(path, "is damaged: its assets are no objects, or it has no version; run the job again")
+            self._spoilt.add(_tile_folder(path))
+            self._report(path, "is damaged: its assets are no objects, or it has no version; delete it and run the job again")
         return whole
 
     def _series(self, path: str) -> Mapping[str, Any]:
@@ -126,14 +150,16 @@ class _Walk:
         return series if isinstance(series, Mapping) and isinstance(series.get("grid"), Mapping) else {}
 
     @contextmanager
-    def _reported(self, path: str) -> Iterator[None]:
-        """Report what the document at `path` makes go wrong, and go on."""
+    def _reported(self, path: str, what: str = "is damaged") -> Iterator[None]:
+        """Report what the file at `path` makes go wrong, and go on."""
         try:
             yield
         except SpexmapError:
             raise
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
-            self._report(path, f"is damaged: {type(error).__name__}: {error}")
+        except FileNotFoundError:
+            self._report(path, "is not there")
+        except (RasterioError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            self._report(path, f"{what}: {type(error).__name__}: {error}")
 
     def _belongs(self, path: str) -> bool:
         """Whether an item that nothing links lies on the grid of the collection: items of an earlier series of the same name do not."""
@@ -143,25 +169,19 @@ class _Walk:
         return not grid or lies == (grid.get("crs"), grid.get("resolution"))
 
     def _report(self, path: str, reason: str) -> None:
-        self.problems.add(Problem(path, reason))
+        self.problems.add(Problem(_printable(path), _printable(reason)))
 
-    def _read(self, path: str) -> dict[str, Any] | None:
-        """Return the document at `path`, valid or not, or None after reporting that it is none."""
-        self.files.add(path)
-        if path not in self._present:
-            self._report(path, "is not there")
-            return None
-        try:
-            document = json.loads(self._storage.read_bytes(path))
-            problems = self._validator.problems(document)
-        except (ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
-            self._report(path, f"is no STAC document: {error}")
-            return None
-        for problem in problems:
+    def _read(self, path: str) -> dict[str, Any]:
+        """Return the document at `path` after reporting what of it is not valid; raises where it is none, or has no links that can be followed."""
+        document = json.loads(self._storage.read_bytes(path))
+        if not isinstance(document, dict):
+            raise TypeError(f"it is {type(document).__name__}, not an object")
+        for problem in self._validator.problems(document):
             self._report(path, problem)
-        self.unchecked.update(self._validator.unchecked(document))
-        links = document.get("links")
-        return document if isinstance(links, list) and all(isinstance(link, Mapping) for link in links) else None
+        self.unchecked.update(_printable(str(schema)) for schema in self._validator.unchecked(document))
+        if not isinstance(links := document.get("links"), list) or not all(isinstance(link, Mapping) for link in links):
+            raise TypeError("its links are no list of objects")
+        return document
 
     def _follow(self, path: str, document: Mapping[str, Any]) -> Iterator[str]:
         for link in document["links"]:
@@ -182,7 +202,7 @@ class _Walk:
         """Return the path below the output that `href` means, or None after reporting that it leaves the output."""
         target = normpath(join(dirname(path), href))
         if "://" in href or href.startswith("/") or target.startswith(".."):
-            self._report(path, f"{what} {href} is not relative to a place inside the output, so the output cannot be moved")
+            self._report(path, f"{what} {href} leads out of the output: it is not opened, and the output cannot be moved")
             return None
         return target
 
@@ -213,17 +233,20 @@ class _Walk:
         return True
 
     def _header(self, target: str, key: str, item: Mapping[str, Any]) -> None:
-        try:
-            with self._storage.local_copy(target, HEAD_BYTES) as copy, rasterio.open(copy) as raster:
-                for problem in header_problems(raster, key, item):
-                    self._report(target, problem)
-        except (RasterioError, KeyError, TypeError, ValueError) as error:
-            self._report(target, f"cannot be read as the raster that its item describes: {type(error).__name__}: {error}")
+        with (
+            self._reported(target, "cannot be read as the raster that its item describes"),
+            self._storage.local_copy(target, HEAD_BYTES) as copy,
+            rasterio.open(copy) as raster,
+        ):
+            for problem in header_problems(raster, key, item):
+                self._report(target, problem)
 
     def _versions(self, path: str, item: Mapping[str, Any], items: Mapping[str, Mapping[str, Any]]) -> None:
         """Check that an item knows its place in the chain of versions of its tile and period."""
-        folder = dirname(dirname(path))
-        chain = sorted((int(other["properties"]["version"]), name) for name, other in items.items() if dirname(dirname(name)) == folder)
+        folder = _tile_folder(path)
+        if folder in self._spoilt:
+            return
+        chain = sorted((int(other["properties"]["version"]), name) for name, other in items.items() if _tile_folder(name) == folder)
         version = int(item["properties"]["version"])
         later = [name for number, name in chain if number > version]
         expected = {"successor-version": later[0], "latest-version": chain[-1][1]} if later else {}
@@ -260,11 +283,9 @@ class _Walk:
 
     def _try(self, path: str, check: Any, *arguments: Any) -> None:
         """Report what `check` yields, and if it cannot read the file, that."""
-        try:
+        with self._reported(path, "cannot be read"):
             for problem in check(*arguments):
                 self._report(path, problem)
-        except (RasterioError, OSError, ValueError, TypeError, KeyError) as error:
-            self._report(path, f"cannot be read: {type(error).__name__}: {error}")
 
     def _checksum(self, target: str, name: str, said: str | None) -> None:
         with Path(name).open("rb") as file:
@@ -289,8 +310,8 @@ class _Walk:
         periods: dict[str, set[str]] = {}
         for path, item in items.items():
             if not item["properties"].get("deprecated"):
-                href = str(item["assets"].get("landcover", {}).get("href", ""))
-                periods.setdefault(dirname(dirname(dirname(path))), set()).add(normpath(join(dirname(path), href)))
+                target = self._inside(path, str(item["assets"].get("landcover", {}).get("href")), "asset landcover")
+                periods.setdefault(dirname(dirname(dirname(path))), set()).update([target] if target else [])
         for folder, expected in sorted(periods.items()):
             self._vrt(vrt_path(folder), expected)
 
@@ -301,18 +322,28 @@ class _Walk:
             return
         try:
             root = ElementTree.fromstring(self._storage.read_bytes(path))
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
             self._report(path, f"is no VRT: {error}")
             return
         listed = {normpath(join(dirname(path), str(source.text))) for source in root.iter("SourceFilename")}
         for reason, names in (("lacks", expected - listed), ("lists, though it is not current,", listed - expected)):
-            for name in sorted(names):
+            for name in sorted(name for name in names if _tile_folder(name) not in self._spoilt):
                 self._report(path, f"{reason} {name}")
 
 
 def _is_map(document: Mapping[str, Any]) -> bool:
     """Whether a document is the item of a tile, not the model's."""
     return document.get("type") == "Feature" and "collection" in document
+
+
+def _printable(text: str) -> str:
+    """Return a text with its halves of characters, which JSON may hold and no stream can write, escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _tile_folder(path: str) -> str:
+    """Return the folder of all versions of a tile in a period, of a file of one of them."""
+    return dirname(dirname(path))
 
 
 def _is_table(value: Any) -> bool:

@@ -17,7 +17,7 @@ from pipeline.catalog import check_catalog_is_ours
 from pipeline.errors import JobError
 from pipeline.published import published_tiles
 from pipeline.run import _frozen_series, _records, _unfinished
-from pipeline.runs import RunRecord
+from pipeline.runs import RunRecord, TileRecord, tiles_to_parquet
 from pipeline.status import read_status
 from pipeline.storage import Storage
 
@@ -97,14 +97,21 @@ def test_a_run_whose_plan_is_damaged_or_gone_is_named_and_not_gone_on_with(
     assert [run.run_id for run in read_status(storage.root)] == ["r1"]
 
 
-@pytest.mark.parametrize("change", [{"period": 5}, {"started": None}, {"message": None}, {"series": []}])
+@pytest.mark.parametrize("change", [{"period": 5}, {"started": None}, {"message": None}, {"series": []}, {"message": "\ud800"}])
 def test_a_run_record_with_odd_values_is_damaged(storage: Storage, change: dict[str, Any]) -> None:
     storage.write_bytes("runs/r1/run.json", json.dumps(json.loads(record_of()) | change).encode())
     with pytest.raises(JobError, match=r"runs/r1/run\.json is damaged"):
         read_status(storage.root)
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", plan_rows("a table of other columns")])
+def spoilt_tiles() -> bytes:
+    """A table of tiles of which a compressed page is spoilt, and the footer is not."""
+    whole = bytearray(tiles_to_parquet([TileRecord("t0", "failed", reason="disk " * 50)]))
+    whole[4:200] = bytes(196)
+    return bytes(whole)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", spoilt_tiles(), plan_rows("a table of other columns")])
 def test_a_damaged_table_of_tiles_is_named(storage: Storage, caplog: pytest.LogCaptureFixture, content: bytes) -> None:
     storage.write_bytes("runs/r1/run.json", record_of())
     storage.write_bytes("runs/r1/tiles.parquet", content)

@@ -132,6 +132,12 @@ def test_what_is_printed_says_what_there_is_to_do(plan: Plan, tmp_path: Path, ca
     assert "failed: disk [full]" in capsys.readouterr().out
 
 
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(plan: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path, plan, record(plan, series={"name": "[/b]"}))
+    print_status(read_status(str(tmp_path)))
+    assert "[/b]" in capsys.readouterr().out
+
+
 def test_a_plan_as_json_has_no_href(plan: Plan) -> None:
     document = plan_document(plan)
     assert "https" not in json.dumps(document)

@@ -169,8 +169,8 @@ def test_damaged_document_is_found_and_the_others_are_looked_at(output: Path, pa
     (output / path).write_bytes(content)
     file_of(output, "quality", "two", 1).unlink()
     found = reasons(output)
-    assert f"{path}: " in found
-    assert path in ("catalog.json", collection_path("styria")) or "quality.tif: is not there" in found
+    assert f"{path}: is damaged" in found and "quality.tif: is not there" in found
+    assert not any(words in found for words in ("does not link", "what follows it", "landcover.vrt"))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +180,63 @@ def test_damaged_document_is_found_and_the_others_are_looked_at(output: Path, pa
 def test_damaged_part_of_an_item_is_found(output: Path, key: str, value: Any) -> None:
     edit(output / key_of("one", 2).path, lambda document: document.__setitem__(key, value))
     assert f"{key_of('one', 2).path}: is damaged" in reasons(output, deep=True)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        5,
+        {"rel": "child"},
+        {"rel": "child", "href": 5},
+        {"rel": "derived_from", "href": "http://[x"},
+        {"rel": "child", "href": "../.."},
+        {"rel": "child", "href": "\ud800"},
+    ],
+)
+def test_odd_link_of_the_catalog_costs_itself_only(output: Path, link: Any) -> None:
+    document = json.loads((output / "catalog.json").read_bytes())
+    document["links"].insert(0, link)
+    (output / "catalog.json").write_text(json.dumps(document))
+    file_of(output, "quality").unlink()
+    found = reasons(output)
+    assert found.encode()
+    assert "catalog.json: " in found and "quality.tif: is not there" in found
+
+
+def test_odd_names_of_schemas_are_listed_with_the_others(output: Path) -> None:
+    edit(output / key_of("one", 2).path, lambda document: document["stac_extensions"].append(5))
+    assert "5" in validate_output(output).unchecked
+
+
+@pytest.mark.parametrize("href", ["../../../../../../etc/passwd", "/etc/passwd", "https://elsewhere.example/x.tif"])
+def test_asset_out_of_the_output_is_named_and_not_opened(output: Path, href: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, open_raster = [], rasterio.open
+    monkeypatch.setattr(rasterio, "open", lambda path, *rest, **more: (opened.append(str(path)), open_raster(path, *rest, **more))[1])
+    edit(output / key_of("one", 2).path, lambda document: document["assets"]["landcover"].__setitem__("href", href))
+    found = reasons(output)
+    assert f"{key_of('one', 2).path}: asset landcover {href} leads out of the output" in found
+    assert "landcover.vrt: lacks" not in found and opened and all(path.startswith(str(output)) for path in opened)
+
+
+def test_collection_that_the_catalog_does_not_link_is_found(output: Path) -> None:
+    edit(output / "catalog.json", lambda document: document.__setitem__("links", []))
+    file_of(output, "quality").unlink()
+    found = reasons(output)
+    assert f"{collection_path('styria')}: is a collection that the catalog does not link" in found and "quality.tif: is not there" in found
+
+
+@pytest.mark.parametrize(("asset", "content"), [("landcover", b""), ("explanation", b"[" * 200_000), ("explanation", b'{"classes": [{}]}')])
+def test_damaged_file_of_an_item_is_named_by_its_own_path(output: Path, asset: str, content: bytes) -> None:
+    grid = {"crs": GRID.crs, "resolution": GRID.resolution, "origin": GRID.origin, "tile": GRID.tile}
+    edit(output / collection_path("styria"), lambda document: document.__setitem__("spexmap:series", {"grid": grid}))
+    file_of(output, asset).write_bytes(content)
+    assert f"{file_of(output, asset).relative_to(output)}: cannot be read" in reasons(output, deep=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"<?xml version='1.0' encoding='odd'?><a/>"])
+def test_damaged_vrt_is_found(output: Path, content: bytes) -> None:
+    (output / vrt_path(key_of("one", 1).period_folder)).write_bytes(content)
+    assert "landcover.vrt: is no VRT" in reasons(output)
 
 
 def test_damaged_item_that_nothing_links_is_found(output: Path) -> None:
@@ -271,9 +328,9 @@ def test_signed_link_is_found(output: Path) -> None:
 def test_document_that_is_no_stac_is_found(output: Path) -> None:
     edit(output / key_of("two", 1).path, lambda document: document.pop("geometry"))
     (output / collection_path("styria")).write_bytes(b"{not json")
-    assert "is no STAC document" in reasons(output)
+    assert f"{collection_path('styria')}: is damaged: JSONDecodeError" in reasons(output)
     (output / "catalog.json").write_bytes(b"[]")
-    assert "catalog.json: is no STAC document" in reasons(output)
+    assert "catalog.json: is damaged: TypeError: it is list, not an object" in reasons(output)
 
 
 def test_problem_order_does_not_depend_on_the_walk(output: Path) -> None:
