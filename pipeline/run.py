@@ -149,10 +149,10 @@ def _raise_no_scenes(job: JobSpec, period: str, refused: list[tuple[str, str]]) 
 def _frozen_series(storage: Storage, name: str) -> Series | None:
     """Return the series as the output holds it: from its collection, or from a run that did not get that far."""
     path = collection_path(name)
+    content = storage.read_if_there(path)
     try:
-        return Series.from_dict(json.loads(storage.read_bytes(path))["spexmap:series"])
-    except (FileNotFoundError, NotADirectoryError):
-        pass
+        if content is not None:
+            return Series.from_dict(json.loads(content)["spexmap:series"])
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         log.warning("%s is damaged (%s) and is written again", storage.url(path), reason(error))
     records = [record for record in _records(storage) if record.series.get("name") == name]

@@ -148,10 +148,11 @@ def unsigned(href: str) -> str:
         raise SceneRefused("one of its hrefs is not a URL: it has one slash after its scheme")
     if not carries_secret(parts):
         return href
-    if not is_azure_blob(href):
-        raise SceneRefused("its hrefs are signed or hold a key, which may expire in mid-run and must not be kept; use a catalog with unsigned hrefs")
     kept = [(name, value) for name, value in parse_qsl(parts.query) if name.lower() not in _AZURE_SIGNATURE and not is_secret(name)]
-    return urlunsplit(parts._replace(query=urlencode(kept), fragment=""))
+    without = parts._replace(query=urlencode(kept), fragment="")
+    if not is_azure_blob(href) or carries_secret(without):
+        raise SceneRefused("its hrefs are signed or hold a key, which may expire in mid-run and must not be kept; use a catalog with unsigned hrefs")
+    return urlunsplit(without)
 
 
 def is_azure_blob(href: str) -> bool:

@@ -19,14 +19,14 @@ PREFIXES = ("x-amz-", "x-goog-")
 COMPANIONS = frozenset({"se", "sv", "sp", "sr", "st", "skoid", "expires"})
 """What stands beside a signature and says for what and how long it holds."""
 
-_WORD = re.compile(r"[A-Z]?[a-z0-9]+|[A-Z0-9]+")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 def is_secret(name: str) -> bool:
     """Return whether a query's parameter of this name opens what the URL names."""
-    words = {name.lower(), *(word.lower() for word in _WORD.findall(name)), *re.split(r"[^a-z0-9]+", name.lower())}
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return bool(words & WORDS) or name.lower().startswith(PREFIXES) or any(part in plain for part in PARTS)
+    words = re.split(r"[^a-z0-9]+", _HUMP.sub(" ", name).lower())
+    plain = "".join(words)
+    return not WORDS.isdisjoint((*words, plain)) or name.lower().startswith(PREFIXES) or any(part in plain for part in PARTS)
 
 
 def carries_secret(parts: SplitResult) -> bool:
