@@ -88,7 +88,7 @@ def labelled_windows(maker: BatchMaker) -> Callable[[int], Windows]:
         generator = np.random.default_rng((maker.seed, step))
         bands: tuple[str, ...] = pick(generator, SENSORS)  # type: ignore[assignment]
         pick(generator, ASKED)
-        samples = [maker._sample(bands, generator) for _ in range(maker.batch)]
+        samples = [maker.sample(bands, generator) for _ in range(maker.batch)]
         labels = roots_of(np.stack([sample.labels for sample in samples])).astype(np.int64)
         return Windows(torch.from_numpy(np.stack([sample.reflectance for sample in samples])), torch.from_numpy(labels), bands)
 

@@ -71,17 +71,20 @@ class BatchMaker:
         generator = np.random.default_rng((self.seed, step))
         bands: tuple[str, ...] = pick(generator, SENSORS)  # type: ignore[assignment]
         count = int(pick(generator, ASKED))  # type: ignore[call-overload]
-        samples = [self._sample(bands, generator) for _ in range(self.batch)]
-        asked = np.stack([generator.permutation(len(CLASSES))[:count] for _ in range(self.batch)])
+        return self.about([self.sample(bands, generator) for _ in range(self.batch)], bands, count, generator)[0]
+
+    def about(self, samples: Sequence[Sample], bands: tuple[str, ...], count: int, generator: np.random.Generator) -> tuple[Batch, NDArray[np.intp]]:
+        """Return a batch that asks about `count` roots of windows in some bands, and which: (n, count) index into `CLASSES`."""
+        asked = np.stack([generator.permutation(len(CLASSES))[:count] for _ in samples])
         with_kinds = count == len(CLASSES) and generator.random() < KINDS_CHANCE
-        order = np.stack([generator.permutation(len(KINDS)) for _ in range(self.batch)])
+        order = np.stack([generator.permutation(len(KINDS)) for _ in samples])
         everything = np.concatenate([asked, order + len(CLASSES)], 1) if with_kinds else asked
         with_attributes, with_description = generator.random(2) < (ATTRIBUTE_CHANCE, DESCRIPTION_CHANCE)
         told = (bands, with_attributes, with_description, generator)
         requests = [[self._ask(int(leaf), samples, i, *told) for leaf in row] for i, row in enumerate(everything)]
         roots = np.stack([ROOT_OF[sample.labels] for sample in samples])
         kinds = np.stack([kind_positions(sample.labels, row) for sample, row in zip(samples, order, strict=True)])
-        return Batch(
+        batch = Batch(
             torch.from_numpy(np.stack([sample.reflectance for sample in samples])),
             torch.from_numpy(np.stack([positions(labels, row) for labels, row in zip(roots, asked, strict=True)])),
             torch.from_numpy(CLASS_WEIGHTS[roots]),
@@ -91,6 +94,7 @@ class BatchMaker:
             torch.from_numpy(kinds) if with_kinds else None,
             torch.from_numpy(order) if with_kinds else None,
         )
+        return batch, asked
 
     def _ask(
         self,
@@ -113,9 +117,10 @@ class BatchMaker:
         """Return a batch's windows with their labels, and their bands, without any words."""
         generator = np.random.default_rng((self.seed, step))
         bands: tuple[str, ...] = pick(generator, SENSORS)  # type: ignore[assignment]
-        return [self._sample(bands, generator) for _ in range(self.batch)], bands
+        return [self.sample(bands, generator) for _ in range(self.batch)], bands
 
-    def _sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
+    def sample(self, bands: tuple[str, ...], generator: np.random.Generator) -> Sample:
+        """Return a window as a sensor sees it, with detailed labels."""
         sample = draw_sample(self.chips, self.weights, self.chips.leaves, self.size, generator)
         if self.survey is not None:
             sample = self.survey.paint(sample, generator)

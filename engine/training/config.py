@@ -73,7 +73,7 @@ class ModelSpec(_Section):
 
 
 class ImagerySpec(_Section):
-    """Imagery without labels, for masked reconstruction."""
+    """Imagery without labels, for masked reconstruction and for distillation."""
 
     path: str = Field(min_length=1)
     """Pattern of files (``*``, ``**``): .npz, or GeoTIFF; ``{band}`` in it stands for what `bands` says, one file for each band."""
@@ -105,7 +105,7 @@ class DataSpec(_Section):
     spectra: str | None = None
     """Surveyed spectra (.npz): painted into the chips, and used for the red edge."""
     unlabelled: Annotated[tuple[ImagerySpec, ...], Field(strict=False)] = ()
-    """Imagery for pretraining."""
+    """Imagery for pretraining and distillation."""
 
     def path(self, name: str) -> Path:
         """Return the path of ``chips``, ``red_edge`` or ``spectra``; it must be given."""
@@ -170,6 +170,15 @@ class InstructionSpec(WordsSpec):
     """Instruction tuning with mask losses."""
 
 
+class DistillationSpec(WordsSpec):
+    """With the bands of a lesser sensor the model learns to answer as it did at the start of the stage with all bands."""
+
+    unlabelled: Share = 0.5
+    """How often a step is on imagery without labels; that of data.chips is left out there."""
+    weight: Positive = 1.0
+    """Weight of the distance to the answers with all bands, beside the losses of labelled windows."""
+
+
 class FinetuningSpec(WordsSpec):
     """A user's own classes from few chips, the model's old classes kept."""
 
@@ -196,6 +205,8 @@ class StagesSpec(_Section):
     """B: text and presence; needs data.chips, data.red_edge and data.spectra."""
     instruction: InstructionSpec | None = None
     """C: masks, text and presence; needs data.chips, data.red_edge and data.spectra."""
+    distillation: DistillationSpec | None = None
+    """D: few bands answer as all do; needs data.chips, data.red_edge, data.spectra and data.unlabelled."""
     finetuning: FinetuningSpec | None = None
     """A user's chips; needs data.chips and model.start, and stands alone."""
 
@@ -242,7 +253,8 @@ class TrainingSpec(_Section):
     @staticmethod
     def needs(stage: str) -> tuple[str, ...]:
         """Return which keys of `data` a stage reads."""
-        return {"pretraining": ("unlabelled",), "finetuning": ("chips",)}.get(stage, ("chips", "red_edge", "spectra"))
+        labelled = ("chips", "red_edge", "spectra")
+        return {"pretraining": ("unlabelled",), "distillation": (*labelled, "unlabelled"), "finetuning": ("chips",)}.get(stage, labelled)
 
     @model_validator(mode="after")
     def _have_their_data(self) -> Self:

@@ -26,10 +26,11 @@ from engine.training.checkpoint import write_model
 from engine.training.chip_folder import LabelledChips, load_chip_folder
 from engine.training.config import StageSpec, StagesSpec, TrainingSpec
 from engine.training.data import load_chips
+from engine.training.distillation import DistillationBatches, Distilled
 from engine.training.errors import TrainingDataError
 from engine.training.finetuning import KNOWN, ChipBatches, KeptAndNew, pixel_weights
 from engine.training.heldout import WORTH, Holdout, split_chips
-from engine.training.imagery import load_imagery
+from engine.training.imagery import files_of, load_imagery
 from engine.training.newclasses import Legend, class_set, make_legend, read_new_classes, with_offsets, with_thresholds
 from engine.training.offsets import best_offsets, labelled_logits
 from engine.training.pretraining import VISION, HiddenBatches, Reconstruction
@@ -63,7 +64,7 @@ class Workshop:
         torch.manual_seed(self.spec.seed + 1)
         self.model.train()
         fuse_attention(self.model)
-        works = (self._pretraining, self._alignment, self._instruction, self._finetuning)
+        works = (self._pretraining, self._alignment, self._instruction, self._distillation, self._finetuning)
         return dict(zip(StagesSpec.model_fields, works, strict=True))[name]()
 
     def _pretraining(self) -> Work:
@@ -82,6 +83,15 @@ class Workshop:
         stage = _given(self.spec.stages.instruction)
         freeze(self.model, stage.freeze)
         return Work("instruction", stage, Instructed(self.model), self._batches(stage))
+
+    def _distillation(self) -> Work:
+        stage, data = _given(self.spec.stages.distillation), self.spec.data
+        freeze(self.model, stage.freeze)
+        labelled = data.path("chips").resolve()
+        others = [each for each in data.unlabelled if labelled not in (path.resolve() for path in files_of(each, Path(data.root)))]
+        imagery = load_imagery(others, Path(data.root), stage.size) if stage.unlabelled else ()
+        batches = DistillationBatches(self._batches(stage), imagery, self.model.config.bands, stage)
+        return Work("distillation", stage, Distilled(self.model, stage.weight), batches)
 
     def _batches(self, stage: StageSpec) -> BatchMaker:
         data = self.spec.data

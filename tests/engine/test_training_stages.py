@@ -23,6 +23,7 @@ from training_data import training_spec, write_training_data, write_user_chips
 
 from engine import Spex
 from engine.training.config import ImagerySpec, StageSpec, TrainingSpec
+from engine.training.distillation import answers_distance
 from engine.training.errors import MissingResources, OtherTraining, TrainingDataError, TrainingDiverged
 from engine.training.fingerprint import fingerprint
 from engine.training.imagery import files_of, load_imagery
@@ -77,6 +78,65 @@ def test_stages_with_words_lower_their_loss(data: Path, tmp_path: Path, stage: s
     after_it = sum(work.objective(batch)["loss"].item() for batch in batches)
     assert after_it < 0.9 * before
     assert Spex.load(tmp_path, "cpu").known_classes
+
+
+def distilling(data: Path, **changes: object) -> TrainingSpec:
+    return training_spec(data, stages={"distillation": {"steps": 40, **STAGE, "rate": 3e-3, **changes}})
+
+
+def test_distillation_brings_the_answers_with_few_bands_to_those_with_all(data: Path, tmp_path: Path) -> None:
+    """The teacher is random weights; what it answers is nothing that a label could teach."""
+    spec = distilling(data, unlabelled=1.0)
+    workshop = open_workshop(spec)
+    work = workshop.work("distillation")
+    batches = [work.batches(step) for step in range(100, 104)]
+    before = sum(work.objective(batch)["distance"].item() for batch in batches)
+    assert before > 0 and train(spec, tmp_path)
+    workshop.model.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert sum(work.objective(batch)["distance"].item() for batch in batches) < 0.7 * before
+
+
+def test_a_student_sees_some_of_what_its_teacher_sees(data: Path) -> None:
+    batches = open_workshop(distilling(data)).work("distillation").batches
+    labelled = set()
+    for step in range(16):
+        batch, again = batches(step), batches(step)
+        seen = batch.seen
+        channels = [batch.bands.index(name) for name in seen.bands]
+        assert torch.equal(seen.reflectance.nan_to_num(), batch.whole[:, channels].nan_to_num())
+        assert torch.equal(batch.whole.nan_to_num(), again.whole.nan_to_num()) and seen.bands == again.seen.bands
+        assert batch.labelled == bool((seen.target != 255).any()) and batch.rarity.shape == (4, seen.roots + 1)
+        assert batch.labelled or len(seen.bands) < len(batch.bands)
+        labelled.add(batch.labelled)
+    assert labelled == {True, False}
+
+
+def test_the_teacher_of_a_distillation_stays_as_it_was(data: Path, tmp_path: Path) -> None:
+    spec = distilling(data, steps=3)
+    begun = open_workshop(spec).model.state_dict()
+    assert not train_here(spec, tmp_path, Worker(), after(2))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    taught = {name.removeprefix("teacher."): value for name, value in state["objective"].items() if name.startswith("teacher.")}
+    assert taught.keys() == begun.keys() and all(torch.equal(taught[name], begun[name]) for name in begun)
+    assert not all(torch.equal(state["model"][name], begun[name]) for name in begun)
+
+
+def test_distillation_without_imagery_of_more_bands_is_refused(data: Path, tmp_path: Path) -> None:
+    """The chips that are trained on with their labels do not count."""
+    only = training_spec(data).data.model_dump(mode="json")
+    spec = training_spec(data, stages=distilling(data).stages.model_dump(mode="json"), data=only | {"unlabelled": only["unlabelled"][:1]})
+    with pytest.raises(TrainingDataError, match=r"needs imagery beside the labelled chips with more bands than blue, green, red"):
+        train(spec, tmp_path)
+
+
+def test_answers_are_compared_with_other_among_them() -> None:
+    alike, there = torch.tensor([[2.0, -1.0], [0.5, 0.5]]).reshape(2, 2, 1, 1), torch.ones(2, 1, 1, dtype=torch.bool)
+    assert answers_distance(alike, alike, there, torch.ones(2, 3)).item() == 0
+    logits = torch.tensor([[0.0, 0.0]]).reshape(1, 2, 1, 1)
+    shares = torch.softmax(torch.tensor([2.0, -1.0, 0.0]), 0)
+    expected = (shares * (shares * 3).log()).sum().item()
+    assert answers_distance(logits, alike[:1], there[:1], torch.tensor([[2.0, 2.0, 1.0]])).item() == pytest.approx(expected, rel=1e-5)
+    assert answers_distance(logits, alike[:1], ~there[:1], torch.ones(1, 3)).item() == 0
 
 
 def test_stages_train_their_own_parts(data: Path, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def write_user_chips(folder: Path, classes: dict[int, str], new: str = "{}", chi
 
 
 def training_spec(folder: Path, /, **changes: Any) -> TrainingSpec:
-    """Return a training of a narrow model in three stages of a few steps; `changes` replace whole sections."""
+    """Return a training of a narrow model in four stages of a few steps; `changes` replace whole sections."""
     spec: dict[str, Any] = {
         "model": {"preset": "spex-small", "changes": NARROW},
         "data": {
@@ -124,6 +124,7 @@ def training_spec(folder: Path, /, **changes: Any) -> TrainingSpec:
             "pretraining": {"steps": 4, "batch": 2, "size": 32, "rate": 5e-3, "warm_up": 2},
             "alignment": {"steps": 3, "batch": 2, "size": 32, "rate": 5e-3, "warm_up": 2},
             "instruction": {"steps": 4, "batch": 2, "size": 32, "rate": 5e-3, "warm_up": 2},
+            "distillation": {"steps": 4, "batch": 2, "size": 32, "rate": 5e-3, "warm_up": 2},
         },
         "threads": 1,
         "log_steps": 1,
