@@ -153,7 +153,14 @@ class WordsSpec(StageSpec):
     """Parts of the model that stay as they are; `vision` is backbone, aggregator and fine_branch."""
 
 
-class AlignmentSpec(WordsSpec):
+class PaintedSpec(WordsSpec):
+    """A stage on labelled chips."""
+
+    surveyed: bool = True
+    """Whether patches of surveyed spectra (data.spectra) are painted into the chips."""
+
+
+class AlignmentSpec(PaintedSpec):
     """Language learns to read the visual tokens; seeing stays as it is."""
 
     freeze: Names = ("vision", "neck", "decoder")
@@ -166,11 +173,11 @@ class AlignmentSpec(WordsSpec):
     """Weight of the mask losses, which alone reach the condenser; they pass through the decoder as it stands."""
 
 
-class InstructionSpec(WordsSpec):
+class InstructionSpec(PaintedSpec):
     """Instruction tuning with mask losses."""
 
 
-class DistillationSpec(WordsSpec):
+class DistillationSpec(PaintedSpec):
     """With the bands of a lesser sensor the model learns to answer as it did at the start of the stage with all bands."""
 
     unlabelled: Share = 0.5

@@ -24,7 +24,7 @@ from engine.training.augment import TEN
 from engine.training.batches import BatchMaker, corpus
 from engine.training.checkpoint import write_model
 from engine.training.chip_folder import LabelledChips, load_chip_folder
-from engine.training.config import StageSpec, StagesSpec, TrainingSpec
+from engine.training.config import PaintedSpec, StagesSpec, TrainingSpec
 from engine.training.data import load_chips
 from engine.training.distillation import DistillationBatches, Distilled
 from engine.training.errors import TrainingDataError
@@ -93,13 +93,13 @@ class Workshop:
         batches = DistillationBatches(self._batches(stage), imagery, self.model.config.bands, stage)
         return Work("distillation", stage, Distilled(self.model, stage.weight), batches)
 
-    def _batches(self, stage: StageSpec) -> BatchMaker:
+    def _batches(self, stage: PaintedSpec) -> BatchMaker:
         data = self.spec.data
         for name in ("chips", "red_edge", "spectra"):
             if not data.path(name).is_file():
                 raise TrainingDataError(f"data.{name}: there is no file {data.path(name)}")
         red_edge = fit_red_edge(data.path("red_edge"), data.path("spectra"))
-        survey = load_survey(data.path("spectra"))
+        survey = load_survey(data.path("spectra")) if stage.surveyed else None
         return BatchMaker(load_chips(data.path("chips")), self.processor, red_edge, survey, stage.batch, stage.size, self.spec.seed)
 
     def _finetuning(self) -> Work:

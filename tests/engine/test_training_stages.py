@@ -449,6 +449,15 @@ def test_no_data_of_imagery_becomes_nan(data: Path) -> None:
     assert window.shape == (1, 64, 64) and np.isfinite(window[:, :48, :48]).all() and np.isnan(window[:, 48:]).all()
 
 
+def test_surveyed_spectra_can_be_left_out(data: Path) -> None:
+    def first(surveyed: bool) -> Tensor:
+        spec = training_spec(data, stages={"instruction": {"steps": 1, **STAGE, "surveyed": surveyed}})
+        maker = open_workshop(spec).work("instruction").batches
+        return torch.cat([maker(step).weight for step in range(4)])
+
+    assert torch.equal(first(True), first(True)) and not torch.equal(first(True), first(False))
+
+
 def test_freezing_a_part_that_is_not_there_is_refused(data: Path) -> None:
     with pytest.raises(TrainingDataError, match="no part 'langauge'; it has vision, backbone"):
         freeze(open_workshop(training_spec(data)).model, ["vision", "langauge"])
