@@ -48,7 +48,7 @@ def test_overrides_win_and_their_paths_are_seen_from_here(tmp_path: Path, monkey
 
 
 def test_a_stage_can_be_left_out(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="no stage is there; name at least one of pretraining, alignment, instruction, finetuning"):
+    with pytest.raises(JobError, match="no stage is there; name at least one of pretraining, alignment, instruction, distillation, finetuning"):
         load_training(write(tmp_path, GOOD), ["stages.pretraining=null"])
 
 
