@@ -462,7 +462,7 @@ def test_a_processor_computes_one_window_a_call(small: Spex) -> None:
 
 
 def test_an_engine_that_does_not_run_here_is_built_anew_once(
-    small: Spex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    narrow: Narrow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when a driver was changed under a cache; there is no GPU here, so what refuses the engine is put in the place of its planner."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="tensorrt-rtx is not installed")
@@ -477,5 +477,5 @@ def test_an_engine_that_does_not_run_here_is_built_anew_once(
     monkeypatch.setattr(tensorrt, "TensorRTPlanner", refuse)
     choice = Choice("tensorrt-rtx", Precision.FLOAT16, "asked for")
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeUnavailable, match="does not run on this GPU"):
-        _open_engine(small, BANDS, CLASSES, Windows(64, len(BANDS)), choice, {})
+        _open_engine(narrow, RGB, CLASSES, Windows(64, len(RGB)), choice, {})
     assert len(kept) == 2 and "it is built anew" in caplog.text
