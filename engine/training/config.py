@@ -184,6 +184,8 @@ class DistillationSpec(PaintedSpec):
     """How often a step is on imagery without labels; that of data.chips is left out there."""
     weight: Positive = 1.0
     """Weight of the distance to the answers with all bands, beside the losses of labelled windows."""
+    start_share: Share = 0.5
+    """Share that the weights of the stage's start have in its result; 0 takes what was trained as it is."""
 
 
 class FinetuningSpec(WordsSpec):

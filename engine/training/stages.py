@@ -91,7 +91,13 @@ class Workshop:
         others = [each for each in data.unlabelled if labelled not in (path.resolve() for path in files_of(each, Path(data.root)))]
         imagery = load_imagery(others, Path(data.root), stage.size) if stage.unlabelled else ()
         batches = DistillationBatches(self._batches(stage), imagery, self.model.config.bands, stage)
-        return Work("distillation", stage, Distilled(self.model, stage.weight), batches)
+        distilled = Distilled(self.model, stage.weight)
+
+        def finish() -> dict[str, float]:
+            distilled.average(stage.start_share)
+            return {}
+
+        return Work("distillation", stage, distilled, batches, finish=finish)
 
     def _batches(self, stage: PaintedSpec) -> BatchMaker:
         data = self.spec.data

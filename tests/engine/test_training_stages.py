@@ -81,7 +81,7 @@ def test_stages_with_words_lower_their_loss(data: Path, tmp_path: Path, stage: s
 
 
 def distilling(data: Path, **changes: object) -> TrainingSpec:
-    return training_spec(data, stages={"distillation": {"steps": 40, **STAGE, "rate": 3e-3, **changes}})
+    return training_spec(data, stages={"distillation": {"steps": 40, **STAGE, "rate": 3e-3, "start_share": 0.0, **changes}})
 
 
 def test_distillation_brings_the_answers_with_few_bands_to_those_with_all(data: Path, tmp_path: Path) -> None:
@@ -119,6 +119,16 @@ def test_the_teacher_of_a_distillation_stays_as_it_was(data: Path, tmp_path: Pat
     taught = {name.removeprefix("teacher."): value for name, value in state["objective"].items() if name.startswith("teacher.")}
     assert taught.keys() == begun.keys() and all(torch.equal(taught[name], begun[name]) for name in begun)
     assert not all(torch.equal(state["model"][name], begun[name]) for name in begun)
+
+
+def test_what_is_distilled_is_averaged_with_where_it_began(data: Path, tmp_path: Path) -> None:
+    begun = open_workshop(distilling(data)).model.state_dict()
+    for share in (0.0, 0.25):
+        assert train(distilling(data, steps=3, start_share=share), tmp_path / str(share))
+    trained, averaged = (load_file(tmp_path / str(share) / "model.safetensors") for share in (0.0, 0.25))
+    assert not all(torch.equal(trained[name], begun[name]) for name in trained)
+    for name, value in averaged.items():
+        torch.testing.assert_close(value, 0.75 * trained[name] + 0.25 * begun[name])
 
 
 def test_distillation_without_imagery_of_more_bands_is_refused(data: Path, tmp_path: Path) -> None:
