@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from engine.processors import computes_in_bfloat16
 from engine.training.schedule import learning_rate, new_optimizer
 
 B = TypeVar("B")
@@ -66,7 +67,8 @@ def _update(model: nn.Module, optimizer: torch.optim.Optimizer, batch: B, loss_o
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(step, how.steps, how.rate)
     torch.manual_seed(how.seed * 1_000_003 + step)
-    with torch.autocast(how.device.split(":")[0], torch.bfloat16):
+    device = torch.device(how.device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
         loss = loss_of(model, batch)
     loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engine.errors import EngineBuildFailed, RuntimeUnavailable
+from engine.processors import computes_in_bfloat16
 
 if TYPE_CHECKING:
     from engine.planner import Planner
@@ -44,9 +45,10 @@ class Precision(StrEnum):
 
 
 def best_precision(device: torch.device) -> Precision:
-    """Return bfloat16 on processors and on GPUs that compute in it (8.0 and newer), else float16."""
-    old = device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0)
-    return Precision.FLOAT16 if old else Precision.BFLOAT16
+    """Return bfloat16 where the device computes in it, else float16 on GPUs and float32 on processors."""
+    if computes_in_bfloat16(device):
+        return Precision.BFLOAT16
+    return Precision.FLOAT16 if device.type == "cuda" else Precision.FLOAT32
 
 
 @dataclass(frozen=True)

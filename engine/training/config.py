@@ -248,8 +248,8 @@ class TrainingSpec(_Section):
     """Of the new weights and of every batch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA where there is one."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bf16 is autocast where it is safe."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """bf16 is autocast where it is safe; auto is bf16 where the device computes in it."""
     threads: int | None = Field(default=None, gt=0)
     """Threads of PyTorch in each worker; null leaves them."""
     save_seconds: NotNegative = 240.0

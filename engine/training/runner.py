@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from engine.modeling import SpexForLandCover
 from engine.processing import SpexProcessor
+from engine.processors import computes_in_bfloat16
 from engine.training.checkpoint import identity, read_state, write_model, write_state
 from engine.training.config import StageSpec, TrainingSpec
 from engine.training.errors import TrainingDiverged
@@ -206,7 +207,9 @@ class Runner:
         return total
 
     def _loss(self, trained: nn.Module, batch: Any) -> dict[str, Tensor]:
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.spec.precision == "bf16"):
+        device, asked = self.worker.device, self.spec.precision
+        lower = computes_in_bfloat16(device) if asked == "auto" else asked == "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=lower):
             return dict(trained(batch))
 
     def _is_bad(self, work: Work, finite: bool) -> bool:

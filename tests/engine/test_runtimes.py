@@ -457,6 +457,12 @@ def test_a_batch_is_what_the_memory_holds_beside_a_block() -> None:
         largest_batch(2**29, **fits)
 
 
+@pytest.mark.parametrize(("has", "precision"), [("avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("bf16", "bfloat16"), ("avx512_f", "float32")])
+def test_pytorchs_compiler_takes_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, has: str, precision: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {has: True})
+    assert choose("torch-compile", CPU).precision == precision
+
+
 def test_a_processor_computes_one_window_a_call(small: Spex) -> None:
     assert calibrated_batch(small, BANDS, CLASSES, 320, 256, 2880) == 1
 

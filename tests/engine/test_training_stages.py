@@ -175,6 +175,16 @@ def test_an_interrupted_training_gives_the_same_bits(data: Path, tmp_path: Path,
     assert logs[0] == logs[1]
 
 
+@pytest.mark.parametrize(("has", "same_as"), [(True, "bf16"), (False, "fp32")])
+def test_precision_is_what_the_device_computes_in(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has: bool, same_as: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has})
+    for precision in ("auto", "bf16", "fp32"):
+        assert train(training_spec(data, stages=ONE_STEP, precision=precision), tmp_path / precision)
+    weights = {name: load_file(tmp_path / name / "model.safetensors") for name in ("auto", "bf16", "fp32")}
+    alike = [name for name in ("bf16", "fp32") if all(torch.equal(value, weights["auto"][key]) for key, value in weights[name].items())]
+    assert alike == [same_as]
+
+
 def test_a_finished_training_is_left_alone(data: Path, tmp_path: Path) -> None:
     spec = training_spec(data, stages={"pretraining": {"steps": 1, **STAGE}})
     assert train(spec, tmp_path)
