@@ -25,8 +25,7 @@ from engine.training.errors import TrainingDataError
 from engine.training.imagery import Imagery
 from engine.training.losses import spex_loss
 
-RGB = ("blue", "green", "red")
-RGB_NIR = (*RGB, "nir")
+RGB, RGB_NIR = SIX[:3], SIX[:4]
 
 STUDENTS: tuple[tuple[float, tuple[str, ...]], ...] = (
     (0.42, RGB),
